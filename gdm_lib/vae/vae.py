@@ -1,0 +1,378 @@
+"""The variational autoencoder.
+
+Diederik P. Kingma and Max Welling, *Auto-Encoding Variational Bayes*, 2013,
+https://arxiv.org/abs/1312.6114. Equation numbers below are the paper's.
+
+A latent ``z ~ N(0, I)`` explains the data through a decoder ``p(x|z)``; an encoder
+``q(z|x)`` stands in for the posterior that nobody can compute. Both are trained on one
+quantity, the evidence lower bound (equation 3)::
+
+    log p(x)  >=  E_q(z|x)[log p(x|z)] - KL(q(z|x) || p(z))
+
+Symbols: ``mu`` and ``log_var`` are the mean and the log-variance of ``q(z|x)``, ``eps`` the
+noise of the reparameterisation ``z = mu + exp(log_var / 2) * eps``, ``L`` the number of
+latent samples per item, ``B`` the batch, ``D`` the latent dimension.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from gdm_lib.likelihoods import LOG_2PI, Bernoulli
+from gdm_lib.nn import mlp
+from gdm_lib.protocols import Likelihood
+
+__all__ = [
+    "VAE",
+    "Decoder",
+    "Encoder",
+    "Estimator",
+    "gaussian_kl",
+    "gaussian_log_prob",
+    "reparameterise",
+    "sgvb_a",
+    "sgvb_b",
+]
+
+YEAR = 2013
+ARXIV = "1312.6114"
+
+
+# Section 2.4: the reparameterisation trick
+
+
+def reparameterise(mu: Tensor, log_var: Tensor, eps: Tensor) -> Tensor:
+    """``z = mu + sigma * eps``, so that gradients reach ``mu`` and ``log_var`` (equation 4).
+
+    Args:
+        mu: ``(B, D)``.
+        log_var: ``(B, D)``.
+        eps: standard normal noise, ``(B, D)`` or ``(L, B, D)``.
+    """
+    return mu + torch.exp(0.5 * log_var) * eps
+
+
+def gaussian_log_prob(z: Tensor, mu: Tensor, log_var: Tensor) -> Tensor:
+    """``log N(z; mu, diag exp(log_var))`` in nats, summed over the last dimension (equation 9)."""
+    return -0.5 * (LOG_2PI + log_var + (z - mu).square() * torch.exp(-log_var)).sum(-1)
+
+
+def gaussian_kl(mu: Tensor, log_var: Tensor) -> Tensor:
+    """``KL(N(mu_j, exp(log_var_j)) || N(0, 1))`` of each latent unit, in nats (appendix B).
+
+    Returns:
+        The same shape as ``mu``: sum over the last dimension for the KL of an item.
+    """
+    return 0.5 * (mu.square() + log_var.exp() - log_var - 1)
+
+
+# Section 2.3: the SGVB estimators of the bound
+
+Estimator = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""``(log_px_z (L, B), z (L, B, D), mu (B, D), log_var (B, D)) -> (B,)``, what to maximise."""
+
+
+def sgvb_a(log_px_z: Tensor, z: Tensor, mu: Tensor, log_var: Tensor) -> Tensor:
+    """Estimator A (equation 6): every term is sampled. Needs only densities, so it works for
+    any prior and posterior; the noise of its KL part is the price.
+
+    Args:
+        log_px_z: ``log p(x|z)``, ``(L, B)``.
+        z: samples of ``q(z|x)``, ``(L, B, D)``.
+        mu: ``(B, D)``.
+        log_var: ``(B, D)``.
+
+    Returns:
+        An unbiased estimate of the ELBO in nats, ``(B,)``.
+    """
+    log_pz = gaussian_log_prob(z, torch.zeros_like(mu), torch.zeros_like(log_var))
+    return (log_px_z + log_pz - gaussian_log_prob(z, mu, log_var)).mean(0)
+
+
+def sgvb_b(log_px_z: Tensor, z: Tensor, mu: Tensor, log_var: Tensor) -> Tensor:
+    """Estimator B (equations 7 and 10): the KL in closed form, only log p(x|z) is sampled.
+
+    Takes and returns what ``sgvb_a`` does.
+    """
+    return log_px_z.mean(0) - gaussian_kl(mu, log_var).sum(-1)
+
+
+# Appendix C: multilayer perceptrons as encoder and decoder
+
+
+class Encoder(nn.Module):
+    """``q(z|x)``: a diagonal Gaussian whose moments an MLP computes (equations 9 and 12).
+
+    Args:
+        data_shape: shape of one item, for example ``(1, 28, 28)``.
+        latent_dim: ``D``.
+        hidden: widths of the hidden layers; the paper's is one of 500.
+        activation: makes the activation between layers; the paper's is tanh.
+    """
+
+    def __init__(
+        self,
+        data_shape: Sequence[int],
+        latent_dim: int,
+        hidden: Sequence[int] = (500,),
+        activation: Callable[[], nn.Module] = nn.Tanh,
+    ) -> None:
+        super().__init__()
+        self.net = mlp((math.prod(data_shape), *hidden, 2 * latent_dim), activation)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """``(B, *data_shape)`` -> ``mu (B, D)``, ``log_var (B, D)``."""
+        mu, log_var = self.net(x.flatten(1)).chunk(2, dim=1)
+        return mu, log_var
+
+
+class Decoder(nn.Module):
+    """The parameters of ``p(x|z)`` from an MLP (equations 11 and 12).
+
+    Args:
+        latent_dim: ``D``.
+        params_shape: what the likelihood asks for one item.
+        hidden: widths of the hidden layers.
+        activation: makes the activation between layers.
+    """
+
+    def __init__(
+        self,
+        latent_dim: int,
+        params_shape: Sequence[int],
+        hidden: Sequence[int] = (500,),
+        activation: Callable[[], nn.Module] = nn.Tanh,
+    ) -> None:
+        super().__init__()
+        self.params_shape = tuple(params_shape)
+        self.net = mlp((latent_dim, *hidden, math.prod(params_shape)), activation)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """``(B, D)`` -> ``(B, *params_shape)``."""
+        return self.net(z).unflatten(1, self.params_shape)
+
+
+# Section 3: the variational autoencoder
+
+
+class VAE(nn.Module):
+    """Variational autoencoder with a standard normal prior.
+
+    Args:
+        encoder: maps ``x`` to ``(mu, log_var)``, each ``(B, latent_dim)``.
+        decoder: maps ``z (B, latent_dim)`` to the likelihood's parameters.
+        likelihood: what the decoder's output means.
+        data_shape: shape of one item.
+        latent_dim: ``D``.
+        estimator: of the bound; ``sgvb_b``, the paper's choice for Gaussians, or ``sgvb_a``.
+        samples: latent samples ``L`` per item in training; 1 as in the paper (section 2.3),
+            which finds it enough with minibatches of 100.
+    """
+
+    bound = True
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        likelihood: Likelihood,
+        *,
+        data_shape: Sequence[int],
+        latent_dim: int,
+        estimator: Estimator = sgvb_b,
+        samples: int = 1,
+    ) -> None:
+        super().__init__()
+        if samples < 1:
+            raise ValueError(f"samples must be at least 1, got {samples}")
+        self.encoder = encoder
+        self.decoder = decoder
+        self.likelihood = likelihood
+        self.data_shape = tuple(data_shape)
+        self.latent_dim = latent_dim
+        self.estimator = estimator
+        self.samples = samples
+
+    @classmethod
+    def mlp(
+        cls,
+        data_shape: Sequence[int],
+        latent_dim: int,
+        *,
+        hidden: Sequence[int] = (500,),
+        activation: Callable[[], nn.Module] = nn.Tanh,
+        likelihood: Likelihood | None = None,
+        estimator: Estimator = sgvb_b,
+        samples: int = 1,
+    ) -> VAE:
+        """The paper's own: MLPs of the same hidden widths (the decoder's reversed).
+
+        Args:
+            data_shape: shape of one item.
+            latent_dim: ``D``.
+            hidden: widths of the encoder's hidden layers.
+            activation: makes the activation between layers.
+            likelihood: ``Bernoulli()`` when left out.
+            estimator: of the bound.
+            samples: latent samples per item in training.
+        """
+        likelihood = Bernoulli() if likelihood is None else likelihood
+        params_shape = likelihood.params_shape(tuple(data_shape))
+        return cls(
+            Encoder(data_shape, latent_dim, hidden, activation),
+            Decoder(latent_dim, params_shape, tuple(reversed(hidden)), activation),
+            likelihood,
+            data_shape=data_shape,
+            latent_dim=latent_dim,
+            estimator=estimator,
+            samples=samples,
+        )
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """``q(z|x)``: ``(B, *data_shape)`` -> ``mu (B, D)``, ``log_var (B, D)``.
+
+        Raises:
+            ValueError: ``x`` isn't a batch of items of ``data_shape``, or isn't floating point.
+        """
+        if x.ndim == 0 or x.shape[1:] != self.data_shape:
+            raise ValueError(
+                f"x must be a batch of shape (B, {', '.join(map(str, self.data_shape))}), "
+                f"got {tuple(x.shape)}; a single item needs x[None]"
+            )
+        if not x.is_floating_point():
+            raise ValueError(f"x must be floating point, got {x.dtype}; take x.float()")
+        mu, log_var = self.encoder(x)
+        return mu, log_var
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Parameters of ``p(x|z)``: ``(B, D)`` -> ``(B, *params_shape)``.
+
+        Raises:
+            ValueError: ``z`` doesn't have the shape ``(B, latent_dim)``.
+        """
+        if z.ndim != 2 or z.shape[1] != self.latent_dim:
+            raise ValueError(f"z must have shape (B, {self.latent_dim}), got {tuple(z.shape)}")
+        params: Tensor = self.decoder(z)
+        return params
+
+    def decode_mean(self, z: Tensor) -> Tensor:
+        """E[x|z], the picture that is usually shown: ``(B, D)`` -> ``(B, *data_shape)``."""
+        return self.likelihood.mean(self.decode(z))
+
+    def _draw(
+        self, x: Tensor, samples: int, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """``L = samples`` latents per item: ``log_px_z (L, B)``, ``z (L, B, D)``, mu, log_var."""
+        mu, log_var = self.encode(x)
+        eps = torch.randn(
+            (samples, *mu.shape), dtype=mu.dtype, device=mu.device, generator=generator
+        )
+        z = reparameterise(mu, log_var, eps)
+        repeated = x.expand(samples, *x.shape).flatten(0, 1)
+        log_px_z = self.likelihood.log_prob(self.decode(z.flatten(0, 1)), repeated)
+        return log_px_z.unflatten(0, (samples, -1)), z, mu, log_var
+
+    def log_prob(
+        self,
+        x: Tensor,
+        y: Tensor | None = None,
+        *,
+        samples: int = 1,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """The ELBO, a lower bound on log p(x), estimated from ``samples`` latents per item.
+
+        The estimate is unbiased for the bound, so one value may lie above log p(x); the mean
+        over draws doesn't.
+
+        Returns:
+            Nats, ``(B,)``.
+        """
+        _refuse_labels(y)
+        return self.estimator(*self._draw(x, samples, generator))
+
+    def loss(
+        self,
+        x: Tensor,
+        y: Tensor | None = None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> dict[str, Tensor]:
+        """The negative bound per item, averaged over the batch (equation 8 without its N).
+
+        Returns:
+            ``loss``, and beside it ``distortion`` (-log p(x|z)) and ``rate`` (the KL), in nats
+            per item. Under both of the paper's estimators loss = distortion + rate in
+            expectation; under ``sgvb_b`` they are equal.
+        """
+        _refuse_labels(y)
+        log_px_z, z, mu, log_var = self._draw(x, self.samples, generator)
+        return {
+            "loss": -self.estimator(log_px_z, z, mu, log_var).mean(),
+            "distortion": -log_px_z.mean().detach(),
+            "rate": gaussian_kl(mu, log_var).sum(-1).mean().detach(),
+        }
+
+    @torch.no_grad()
+    def importance_log_prob(
+        self,
+        x: Tensor,
+        samples: int = 1000,
+        *,
+        chunk: int = 100,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """log p(x) by importance sampling from the encoder, for evaluation.
+
+        ``log 1/K sum_k p(x, z_k) / q(z_k|x)``: a lower bound in expectation, tighter with each
+        sample and equal to log p(x) in the limit (Burda et al. 2015, 1509.00519, theorem 1;
+        Rezende et al. 2014, 1401.4082, appendix E).
+
+        Args:
+            x: ``(B, *data_shape)``.
+            samples: ``K``.
+            chunk: how many of them to hold in memory at a time.
+            generator: of the latent noise.
+
+        Returns:
+            Nats, ``(B,)``.
+
+        Raises:
+            ValueError: ``samples`` or ``chunk`` is below 1.
+        """
+        if samples < 1 or chunk < 1:
+            raise ValueError(
+                f"samples and chunk must be at least 1, got samples={samples}, chunk={chunk}"
+            )
+        total = x.new_full((x.shape[0],), -math.inf)
+        for start in range(0, samples, chunk):
+            log_px_z, z, mu, log_var = self._draw(x, min(chunk, samples - start), generator)
+            log_pz = gaussian_log_prob(z, torch.zeros_like(mu), torch.zeros_like(log_var))
+            log_weights = log_px_z + log_pz - gaussian_log_prob(z, mu, log_var)
+            total = torch.logaddexp(total, log_weights.logsumexp(0))
+        return total - math.log(samples)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        n: int,
+        y: Tensor | None = None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Ancestral sampling, ``z ~ p(z)`` then ``x ~ p(x|z)``: ``(n, *data_shape)``."""
+        _refuse_labels(y)
+        weight = next(self.parameters())
+        z = torch.randn(
+            (n, self.latent_dim), dtype=weight.dtype, device=weight.device, generator=generator
+        )
+        return self.likelihood.sample(self.decode(z), generator=generator)
+
+
+def _refuse_labels(y: Tensor | None) -> None:
+    if y is not None:
+        raise ValueError("y must be None: the VAE of 1312.6114 is not conditional")

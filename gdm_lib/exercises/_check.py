@@ -1,0 +1,291 @@
+"""Judge a reader's answer: run it, and turn whatever happens into a sentence."""
+
+from __future__ import annotations
+
+import dis
+import html
+import inspect
+import linecache
+import re
+import sysconfig
+import textwrap
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["Verdict", "Wrong", "check", "describe"]
+
+
+class Wrong(Exception):
+    """The first fault that a checker found. Its text is what the reader is shown."""
+
+
+class _Unfinished(Exception):
+    """A part of the answer is still the stub's."""
+
+
+@dataclass(frozen=True, repr=False)
+class Verdict:
+    """What ``check`` found. Shows itself as text, and as a framed note in a notebook.
+
+    Attributes:
+        passed: True for a correct answer, False for a wrong one, None for one not yet attempted.
+        message: The exercise's name and what to know about the answer, in plain text.
+    """
+
+    passed: bool | None
+    message: str
+
+    def __repr__(self) -> str:
+        mark, _ = _LOOK[self.passed]
+        return f"{mark} {self.message}"
+
+    def _repr_html_(self) -> str:
+        mark, colour = _LOOK[self.passed]
+        name, _, rest = html.escape(self.message).partition(":")
+        rest = re.sub(r"`([^`\n]+)`", r"<code>\1</code>", rest)
+        # Text keeps the page's own colour, so that it is legible on light and on dark.
+        return (
+            f'<div role="status" style="border-left: 4px solid {colour}; padding: 0.4em 0.8em; '
+            'margin: 0.4em 0; background: rgba(128, 128, 128, 0.1); white-space: pre-wrap">'
+            f"<strong>{mark} {name}</strong>:{rest}</div>"
+        )
+
+
+_LOOK = {True: ("✓", "#009E73"), False: ("✗", "#D55E00"), None: ("○", "#888888")}
+
+
+def check(checker: Callable[[Callable[..., Any]], None], answer: object) -> Verdict:
+    """Judge an answer to an exercise.
+
+    Nothing that the answer does escapes: an exception, ``exit()``, a wrong signature or a wrong
+    type is a verdict like any other. Only ``KeyboardInterrupt`` passes through. The state of
+    torch's global random generators is the same afterwards as before; within, it is seeded, so
+    that the same answer gets the same verdict.
+
+    Args:
+        checker: The exercise's checker, from the chapter's module of ``gdm_lib.exercises``.
+        answer: The reader's function (or class), not called.
+
+    Returns:
+        The verdict. As the last expression of a notebook's cell it shows itself.
+    """
+    name = getattr(checker, "__name__", "answer")
+    if answer is None or answer is ...:
+        return _not_attempted(name)
+    if not callable(answer):
+        return Verdict(
+            False,
+            f"{name}: expected your function itself, got {describe(answer)}. "
+            "Pass its name without calling it.",
+        )
+    stub = _find_stub(answer)
+    if stub is not None:
+        return _not_attempted(name, stub)
+    cuda = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(devices=cuda), torch.enable_grad():
+        torch.manual_seed(0)
+        try:
+            checker(_guard(name, answer))
+        except _Unfinished as unfinished:
+            return _not_attempted(name, str(unfinished))
+        except Wrong as fault:
+            return Verdict(False, f"{name}: {fault}")
+        except (Exception, SystemExit) as error:
+            if _readers_line(error):  # a method of the reader's class, say, or a backward pass
+                try:
+                    return Verdict(False, f"{name}: {_explain(error)}")
+                except _Unfinished as unfinished:
+                    return _not_attempted(name, str(unfinished))
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            return Verdict(
+                False,
+                f"{name}: could not be judged, which is the book's fault and not yours. The "
+                f"checker raised {_headline(error)} ({Path(last.filename).name}, "
+                f"line {last.lineno}). Please report it with your code.",
+            )
+    return Verdict(True, f"{name}: correct.")
+
+
+def _not_attempted(name: str, what: str = "") -> Verdict:
+    detail = f" {what}" if what else ""
+    return Verdict(
+        None,
+        f"{name}: not attempted yet.{detail} Replace the `...` by your code and run the cell "
+        "again.",
+    )
+
+
+def _guard(name: str, answer: Callable[..., Any]) -> Callable[..., Any]:
+    """The answer as the checker calls it: faults of any call at all are named here."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            bound = inspect.signature(answer).bind(*args, **kwargs).arguments
+        except TypeError as error:
+            given = [*args, *kwargs.values()]
+            raise Wrong(
+                f"your function does not take the {len(given)} argument"
+                f"{'s' * (len(given) != 1)} it is called with "
+                f"({', '.join(map(describe, given))}): {error}. "
+                "Keep the signature that the exercise gives."
+            ) from None
+        except ValueError:  # a built-in without a signature
+            bound = {f"argument {i}": arg for i, arg in enumerate([*args, *kwargs.values()], 1)}
+        before = {key: value.detach().clone() for key, value in _tensors(bound).items()}
+        called = f"{name}({', '.join(f'{k}: {describe(v)}' for k, v in bound.items())})"
+        try:
+            result = answer(*args, **kwargs)
+        except (Exception, SystemExit) as error:
+            raise Wrong(_explain(error, called)) from error
+        for key, value in _tensors(bound).items():
+            if not _same(value.detach(), before[key]):
+                raise Wrong(
+                    f"your function changes its input `{key}` in place, so that the caller's "
+                    "tensor is no longer what it was. Compute a new tensor: `x = x + 1`, not "
+                    "`x += 1` or `x.add_(1)`."
+                )
+        if result is None:
+            raise Wrong(
+                "your function returned None. Is a `return` missing at its end?\n"
+                f"  It was called as {called}."
+            )
+        if result is ... or (isinstance(result, tuple) and any(item is ... for item in result)):
+            raise _Unfinished
+        return result
+
+    return call
+
+
+def _tensors(arguments: Mapping[str, Any]) -> dict[str, Tensor]:
+    flat: dict[str, Any] = {}
+    for key, value in arguments.items():
+        if isinstance(value, tuple):  # what ``*args`` gathered
+            flat |= {f"{key}[{i}]": item for i, item in enumerate(value)}
+        elif isinstance(value, dict):  # what ``**kwargs`` gathered
+            flat |= value
+        else:
+            flat[key] = value
+    return {key: value for key, value in flat.items() if isinstance(value, Tensor)}
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return (
+        a.shape == b.shape
+        and a.dtype == b.dtype
+        and torch.equal(a.isnan(), b.isnan())
+        and (torch.equal(a.nan_to_num(), b.nan_to_num()))
+    )
+
+
+def _find_stub(answer: Callable[..., Any]) -> str | None:
+    """Say which part of the answer is unwritten ("" for all of it), or None if none is."""
+    if inspect.isclass(answer):
+        methods = {k: v for k, v in vars(answer).items() if inspect.isfunction(v)}
+        names = [f"`{key}`" for key, method in methods.items() if _is_stub(method)]
+        return f"{' and '.join(names)} of your class is still empty." if names else None
+    function = inspect.unwrap(answer)
+    return "" if inspect.isfunction(function) and _is_stub(function) else None
+
+
+def _is_stub(function: Callable[..., Any]) -> bool:
+    """Whether the body is nothing but a docstring, ``...``, ``pass`` or ``return ...``.
+
+    Read from the bytecode: the source of a notebook's cell is not always to be had. A stub that
+    raises ``NotImplementedError`` is recognised when it does.
+    """
+    quiet = {"RESUME", "NOP", "LOAD_CONST", "RETURN_VALUE", "RETURN_CONST"}
+    return all(
+        step.opname in quiet
+        and ("CONST" not in step.opname or step.argval is None or step.argval is ...)
+        for step in dis.get_instructions(function)
+    )
+
+
+def _explain(error: BaseException, called: str = "") -> str:
+    """Put an exception from the reader's code in words, or find that the code is unfinished."""
+    line = _readers_line(error)
+    if isinstance(error, NotImplementedError) and _raised_by_reader(error):
+        raise _Unfinished
+    if isinstance(error, TypeError | AttributeError) and "ellipsis" in str(error).lower():
+        raise _Unfinished(f"A `...` is left, which {line} runs into." if line else "")
+    text = f"your code raised {_headline(error)}"
+    if line:
+        text += f"\n  at {line}"
+    if called:
+        text += f"\n  when called as {called}"
+    if "leaf Variable that requires grad" in str(error):
+        text += (
+            "\n  This is torch's way to say that you change an input in place (`x += 1`, "
+            "`x.mul_(2)`, `x[0] = 0`). Compute a new tensor instead."
+        )
+    return text
+
+
+def _headline(error: BaseException) -> str:
+    text = textwrap.shorten(str(error), 300, placeholder=" …")
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+# Frames in these places are the library's, never the reader's, but for the planted answers.
+_PROOFS = str(Path(__file__).with_name("testing.py"))
+_LIBRARIES = tuple(
+    {
+        str(Path(__file__).parents[1]),
+        str(Path(torch.__file__).parent),
+        *(sysconfig.get_path(key) for key in ("stdlib", "purelib", "platlib")),
+    }
+)
+
+
+def _is_readers(filename: str) -> bool:
+    return filename == _PROOFS or not filename.startswith((*_LIBRARIES, "<frozen"))
+
+
+def _readers_line(error: BaseException) -> str:
+    """The innermost line of the reader's own code that the exception went through, or ""."""
+    frames = [
+        (frame.f_code, number)
+        for frame, number in traceback.walk_tb(error.__traceback__)
+        if _is_readers(frame.f_code.co_filename)
+    ]
+    if not frames:
+        return ""
+    code, number = frames[-1]
+    source = linecache.getline(code.co_filename, number).strip()
+    return f"line {number}, in {code.co_name}" + (f": `{source}`" if source else "")
+
+
+def _raised_by_reader(error: BaseException) -> bool:
+    """Whether the reader wrote the ``raise``: torch also says NotImplementedError, of a dtype."""
+    step = error.__traceback__
+    if step is None:
+        return False
+    while step.tb_next is not None:
+        step = step.tb_next
+    code = step.tb_frame.f_code
+    return (
+        _is_readers(code.co_filename) and dis.opname[code.co_code[step.tb_lasti]] == "RAISE_VARARGS"
+    )
+
+
+def describe(value: object) -> str:
+    """Name a value as a reader would: a tensor by dtype and shape, a number by itself."""
+    if isinstance(value, Tensor):
+        return f"a {str(value.dtype).removeprefix('torch.')} tensor of shape {tuple(value.shape)}"
+    if isinstance(value, tuple | list):
+        items = ", ".join(map(describe, value[:4])) + (", …" if len(value) > 4 else "")
+        return f"a {type(value).__name__} of {len(value)} ({items})"
+    if value is None or isinstance(value, bool | int | float | complex | str):
+        shown = textwrap.shorten(repr(value), 60, placeholder=" …")
+        return "None" if value is None else f"the {type(value).__name__} {shown}"
+    if inspect.isfunction(value):
+        return f"the function `{value.__name__}`"
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"a {type(value).__module__} array of shape {tuple(value.shape)}"
+    return f"an object of type {type(value).__name__}"

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-__all__ = ["load_state", "read", "replacing", "write"]
+__all__ = ["encode", "load_state", "read", "replacing", "write"]
 
 
 @contextmanager
@@ -33,12 +33,20 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def encode(tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> bytes:
+    """The content of a safetensors file."""
+    # One storage per tensor: safetensors refuses tied weights, and views would drag their base.
+    own = {
+        name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()
+    }
+    return save(own, metadata)
+
+
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
     """Write ``tensors`` with ``metadata`` to ``path``: all of it, or nothing."""
-    # One storage per tensor: safetensors refuses tied weights, and views would drag their base.
-    own = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
+    content = encode(tensors, metadata)
     with replacing(path) as temporary:
-        temporary.write_bytes(save(own, metadata))
+        temporary.write_bytes(content)
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import math
 import signal
 import sys
 import threading
@@ -18,7 +19,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
-from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -36,7 +36,7 @@ from gdm_lib import _tensorfile
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["Data", "History", "NonFiniteLossError", "fit"]
+__all__ = ["Data", "History", "NonFiniteLossError", "cosine", "fit"]
 
 Data = Tensor | tuple[Tensor, Tensor] | Dataset[Any]
 """``x``, or ``(x, y)``, whose first dimension counts the items; or a map-style ``Dataset``."""
@@ -60,11 +60,11 @@ class History:
     ema: nn.Module | None = None
     """A copy of the model that carries the averaged weights, in eval mode; ``None`` without."""
 
-    def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw the training curves (``gdm_lib.viz.training_curves``)."""
+    def plot(self, *terms: str, ax: Axes | None = None) -> Axes:
+        """Draw the curves of the terms named, or of all (``gdm_lib.viz.training_curves``)."""
         from gdm_lib import viz  # a run without pictures does without matplotlib
 
-        return viz.training_curves(self, ax=ax)
+        return viz.training_curves(self, terms or tuple(self.train), ax=ax)
 
 
 class NonFiniteLossError(FloatingPointError):
@@ -74,6 +74,19 @@ class NonFiniteLossError(FloatingPointError):
     def __init__(self, message: str, history: History) -> None:
         super().__init__(message)
         self.history = history
+
+
+def cosine(steps: int) -> Callable[[int], float]:
+    """A ``schedule`` for ``fit``: half a cosine from 1 at step 0 to 0 at step ``steps``.
+
+    Source: Loshchilov and Hutter, *SGDR*, 2016, 1608.03983, equation 5, without restarts.
+
+    Raises:
+        ValueError: ``steps`` is below 1.
+    """
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+    return lambda step: 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
 def fit(
@@ -122,7 +135,7 @@ def fit(
         batch_size: items in a step, over all processes together.
         optimizer: makes the optimizer from the parameters; Adam with learning rate 1e-3 if left
             out.
-        schedule: factor on the learning rate for step 0, 1, 2, ...
+        schedule: factor on the learning rate for step 0, 1, 2, ..., such as ``cosine(steps)``.
         clip_grad_norm: largest 2-norm of the gradient of all parameters together.
         ema: decay per step of an exponential moving average of the weights, for example 0.999,
             offered as ``history.ema``. It warms up as ``min(ema, t / (t + 9))`` at step
@@ -223,7 +236,7 @@ def fit(
             norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
             # One transfer from the device for all that is logged and checked.
             *logged, grad_norm, stop = _gather(fabric, [*terms.values(), norm], interrupt.is_set())
-            if not isfinite(sum(logged)) or not isfinite(grad_norm):
+            if not math.isfinite(sum(logged)) or not math.isfinite(grad_norm):
                 _explain_non_finite(
                     fabric, model, dict(zip(terms, logged, strict=True)), inputs, step, history
                 )
@@ -418,7 +431,9 @@ def _explain_non_finite(
     history: History,
 ) -> None:
     """Say which term or gradient isn't finite, and what may be the reason."""
-    where = [f'term "{name}" is {value}' for name, value in terms.items() if not isfinite(value)]
+    where = [
+        f'term "{name}" is {value}' for name, value in terms.items() if not math.isfinite(value)
+    ]
     if not where:
         if getattr(fabric.strategy.precision, "scaler", None) is not None:
             return  # 16-bit training overflows by design now and then; the scaler skips the step

@@ -9,6 +9,8 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import matplotlib
+import matplotlib.pyplot as plt
 import pytest
 import torch
 from lightning_fabric import Fabric
@@ -17,9 +19,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
-from gdm_lib.training import History, NonFiniteLossError, fit
+from gdm_lib.training import History, NonFiniteLossError, cosine, fit
 
+matplotlib.use("Agg")
 fit = partial(fit, progress=False)
+SPLITS = ("training", "validation")
 SGD = partial(torch.optim.SGD, lr=0.1)
 
 
@@ -193,6 +197,10 @@ def test_clipping_and_schedule() -> None:
     model = Mean()
     fit(model, x, steps=3, batch_size=4, optimizer=SGD, schedule=lambda step: float(step == 1))
     torch.testing.assert_close(model.w.detach(), torch.full((2,), 3.0))
+    assert [cosine(4)(step) for step in (0, 2, 4)] == pytest.approx([1, 0.5, 0])
+    assert cosine(4)(1) == pytest.approx(0.5 + 0.5**1.5)
+    with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
+        cosine(0)
 
 
 def test_averaged_weights_follow_their_recursion() -> None:
@@ -539,6 +547,13 @@ def test_terms_must_stay_the_same() -> None:
 
 
 # What is shown
+
+
+def test_a_history_plots_itself() -> None:
+    ax = fit(noisy(), vectors(), steps=6, batch_size=8, valid=vectors(9)).plot()
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert labels == [f"{t}, {s}" for t in ("loss", "error", "weight") for s in SPLITS]
+    plt.close(ax.figure)
 
 
 def test_progress_leaves_one_line_of_text(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,8 @@ from gdm_lib.pretrained import Recipe
 def _train(model):
     with torch.no_grad():
         model[0].weight.uniform_(-1, 1)
-    model[1].num_batches_tracked.fill_(2049)  # the first integer that 16 bits cannot hold
+    for norm in model[1:]:
+        norm.num_batches_tracked.fill_(2049)  # the first integer that 16 bits cannot hold
     return {"data": "none", "steps": 3}
 
 def _evaluate(model):

@@ -1,0 +1,1 @@
+"""Data sets: made on the spot (``toy2d``, ``digits``, ``glyphs``) or fetched once (``mnist``)."""

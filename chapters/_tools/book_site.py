@@ -1,0 +1,159 @@
+"""Sphinx extension of the site: one file for a document, assets of its own, no dead widgets.
+
+Settings come from the environment, so that one ``_config.yml`` serves readers and publishers:
+
+- ``GDM_REPOSITORY``: address of the repository, ``https://github.com/OWNER/NAME``. With it, pages
+  have a repository button and notebooks a Binder button; without it, neither.
+- ``GDM_BRANCH``: the branch that the buttons point at, ``main`` by default.
+- ``GDM_ASSETS``: ``local`` (default) serves MathJax from the site itself, ``cdn`` from jsDelivr.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pkgutil
+import shutil
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from sphinx.application import Sphinx
+from sphinx.config import Config
+from sphinx.errors import ExtensionError
+
+SITE = Path(__file__).parents[1] / "_site"
+MATHJAX = SITE / "node_modules" / "mathjax" / "es5" / "tex-svg-full.js"
+MATHJAX_ON_SITE = "mathjax/tex-svg-full.js"
+API_PAGE = "chapters/appendix/api"
+API_MARK = "<!-- modules -->"
+# The order of the reference is the order of the imports; what is not named goes by its name.
+LAYERS = ("protocols", "nn", "bijections", "likelihoods", "data", "metrics", "viz")
+LAST = ("training", "pretrained", "exercises", "widgets", "cli")
+EARLY = 10  # before the listeners of the theme and of sphinx-external-toc
+LATE = 900
+
+
+def exclude_masters(app: Sphinx, config: Config) -> None:
+    """Build a chapter from its notebook, which has the outputs, and not also from its text."""
+    source = Path(app.srcdir)
+    config.exclude_patterns += [
+        text.relative_to(source).as_posix()
+        for text in sorted((source / "chapters").rglob("*.md"))
+        if text.with_suffix(".ipynb").exists()
+    ]
+
+
+def use_local_assets(app: Sphinx, config: Config) -> None:
+    """Serve the site's own style sheet, and MathJax unless ``GDM_ASSETS=cdn``."""
+    config.html_static_path.append(str(SITE / "static"))
+    assets = os.environ.get("GDM_ASSETS", "local")
+    if assets == "cdn":
+        return
+    if assets != "local":
+        raise ExtensionError(f"GDM_ASSETS: expected 'local' or 'cdn', got {assets!r}")
+    if not MATHJAX.exists():
+        raise ExtensionError(
+            f"MathJax is not installed: {MATHJAX} is missing. Run `make book`, which installs it "
+            "with npm, or `make book ASSETS=cdn` to let pages load it from the network."
+        )
+    config.mathjax_path = MATHJAX_ON_SITE
+
+
+def copy_mathjax(app: Sphinx) -> None:
+    """Put MathJax where the pages look for it."""
+    if app.config.mathjax_path == MATHJAX_ON_SITE:
+        target = Path(app.outdir) / "_static" / MATHJAX_ON_SITE
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(MATHJAX, target)
+
+
+def add_repository(app: Sphinx, config: Config) -> None:
+    """Point the buttons at the repository that the site is published from."""
+    options = config.html_theme_options
+    options["launch_buttons"] = {"notebook_interface": "jupyterlab"}
+    for key in ("repository_url", "repository_branch", "path_to_docs"):
+        options.pop(key, None)
+    repository = os.environ.get("GDM_REPOSITORY", "").rstrip("/").removesuffix(".git")
+    if not repository:
+        return
+    options["repository_url"] = repository
+    options["repository_branch"] = os.environ.get("GDM_BRANCH") or "main"
+    options["use_repository_button"] = True
+    options["use_issues_button"] = True
+    options["launch_buttons"]["binderhub_url"] = "https://mybinder.org"
+
+
+def drop_widget_state(
+    app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any
+) -> None:
+    """Leave out the state of widgets, which no script on the page would read."""
+    context["script_files"] = [
+        script
+        for script in context.get("script_files", [])
+        if getattr(script, "attributes", {}).get("type")
+        != "application/vnd.jupyter.widget-state+json"
+    ]
+
+
+def public_modules(package: ModuleType) -> list[str]:
+    """Names of the modules to document, in the order of the imports.
+
+    A module whose names its package re-exports is documented there and not once more by itself;
+    the checkers of each chapter's exercises are left to the chapters.
+    """
+    found = []
+    for info in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        if any(part.startswith("_") for part in info.name.split(".")):
+            continue
+        if info.name.startswith(f"{package.__name__}.exercises.") and info.name.count(".") > 2:
+            continue
+        module = importlib.import_module(info.name)
+        parent = importlib.import_module(info.name.rpartition(".")[0])
+        reexported = {
+            getattr(getattr(parent, name), "__module__", None)
+            for name in getattr(parent, "__all__", ())
+        }
+        if module.__doc__ and info.name not in reexported and hasattr(module, "__all__"):
+            found.append(info.name)
+
+    def layer(name: str) -> tuple[int, str]:
+        top = name.split(".")[1]
+        if top in LAYERS:
+            return LAYERS.index(top), name
+        return len(LAYERS) + (1 + LAST.index(top) if top in LAST else 0), name
+
+    return sorted(found, key=layer)
+
+
+def list_modules(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Fill in the sections of the library reference."""
+    if docname != API_PAGE:
+        return
+    if API_MARK not in source[0]:
+        raise ExtensionError(f"{docname}: the mark {API_MARK} is missing")
+    sections = [
+        f"## `{name}`\n\n```{{eval-rst}}\n.. automodule:: {name}\n```\n"
+        for name in public_modules(importlib.import_module("gdm_lib"))
+    ]
+    source[0] = source[0].replace(API_MARK, "\n".join(sections))
+
+
+def keep_attribute_text(
+    app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]
+) -> None:
+    """Keep napoleon from reading ``"Units: nats"`` below an attribute as a type and a text."""
+    if what in ("attribute", "data", "property") and lines:
+        lines.insert(0, "\\ ")
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register the extension."""
+    for listener in (exclude_masters, use_local_assets, add_repository):
+        app.connect("config-inited", listener, priority=EARLY)
+    app.connect("builder-inited", copy_mathjax)
+    app.connect("source-read", list_modules)
+    app.connect("autodoc-process-docstring", keep_attribute_text, priority=EARLY)
+    app.connect("html-page-context", drop_widget_state, priority=LATE)
+    app.add_css_file("book.css")
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

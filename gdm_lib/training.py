@@ -332,7 +332,7 @@ def _reader(
 
         items, dtype = len(dataset), None
     else:
-        tensors = (data,) if isinstance(data, Tensor) else tuple(data)
+        tensors = tuple(data) if isinstance(data, tuple | list) else (data,)
         if not 1 <= len(tensors) <= 2 or not all(isinstance(t, Tensor) for t in tensors):
             kinds = ", ".join(type(t).__name__ for t in tensors)
             raise ValueError(

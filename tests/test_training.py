@@ -497,6 +497,7 @@ def _metadata(path: Path) -> dict[str, object]:
         ({"data": (torch.zeros(8, 2), torch.zeros(7))}, r"got \(8, 2\) and \(7,\)"),
         ({"data": (torch.zeros(8, 2),) * 3}, "data must be a tensor x or a pair"),
         ({"data": [[1.0, 2.0]]}, r"data must be a tensor x or a pair .* got \(list\)"),
+        ({"data": slice(8)}, r"data must be a tensor x or a pair .* got \(slice\)"),
         ({"data": torch.zeros(8, 2, dtype=torch.uint8)}, "data holds bytes; take x / 255"),
         ({"valid": torch.zeros(0, 2)}, "valid must have at least one item"),
         ({"steps": None}, "either steps or epochs, got steps=None and epochs=None"),

@@ -1,4 +1,4 @@
-"""The command ``gdm``: fetch data, make reference weights, say where both are."""
+"""The command gdm: fetch data, make reference weights, say where both are."""
 
 from __future__ import annotations
 

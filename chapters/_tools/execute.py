@@ -8,6 +8,7 @@ A chapter whose prose alone changed is only synced. A chapter that fails keeps i
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import os
 import re
@@ -94,7 +95,8 @@ def _execute(notebook: NotebookNode, folder: Path) -> tuple[float, float]:
     memory.start()
     start = time.perf_counter()
     try:
-        client.execute(env=kernel_environment())
+        # Unlike client.execute(), this closes the event loop.
+        asyncio.run(client.async_execute(env=kernel_environment()))
     finally:
         memory.done.set()
         memory.join()

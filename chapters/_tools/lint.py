@@ -45,8 +45,9 @@ MARK = "# NBVAL_CHECK_OUTPUT"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 UNIT = (
-    r"%|‰|×(?!\s?\d)|per ?cent\b|nats?\b|bits?\b|s\b|ms\b|dB\b|h\b|sec(?:ond)?s?\b|minutes?\b|hours?\b"
-    r"|times (?:as|faster|slower|better|worse|more|less|fewer|larger|smaller)\b|steps? (?:a|per) \w"
+    r"%|‰|×(?!\s?\d)|per ?cent\b|nats?\b|bits?\b|dB\b"
+    r"|m?s\b|h\b|sec(?:ond)?s?\b|minutes?\b|hours?\b|steps? (?:a|per) \w"
+    r"|times (?:as|faster|slower|better|worse|more|less|fewer|larger|smaller)\b"
 )
 NUMBER = re.compile(rf"(?<![\w.,/-])(?:\d[\d,]*\.\d+(?!\.?\w)|\d[\d,]*\s?(?:{UNIT}))")
 NOT_MEASURED = re.compile(

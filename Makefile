@@ -37,7 +37,7 @@ test: $(READY)  ## run every test: code, notebooks, site, browser (STAGES="lint 
 
 book: $(READY) assets  ## build the site into _build/html (ASSETS=cdn does without npm)
 	@rm -rf _build
-	@GDM_ASSETS=$(ASSETS) $(PY) -m jupyter_book build . --path-output . -W -n --keep-going
+	@GDM_ASSETS=$(ASSETS) $(PY) -m jupyter book build . --path-output . -W -n --keep-going
 
 chapters: $(READY)  ## re-execute the chapters that changed (NAMES="vae/vae", ARGS=--force)
 	@$(PY) -m chapters._tools.execute $(NAMES) $(ARGS)

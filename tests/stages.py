@@ -94,7 +94,7 @@ def site() -> Sequence[Sequence[str]]:
     """The site from nothing with warnings as errors, and its pages."""
     # An incremental build would not repeat the warnings of pages that it leaves alone.
     shutil.rmtree(ROOT / "_build", ignore_errors=True)
-    build = (*PYTHON, "jupyter_book", "build", ".", "--path-output", ".", "-W", "-n")
+    build = (*PYTHON, "jupyter", "book", "build", ".", "--path-output", ".", "-W", "-n")
     return [(*build, "--keep-going", "-q"), (*PYTEST, "tests/chapters/test_site.py")]
 
 

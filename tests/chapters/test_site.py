@@ -1,0 +1,158 @@
+"""The built site: nothing comes from another host, and no link inside it is dead.
+
+Reads ``_build/html``, which ``make book`` makes.
+"""
+
+import os
+import re
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+from chapters._tools import pairs
+
+SITE = pairs.ROOT / "_build" / "html"
+# The theme leaves templates of its own among its assets.
+PAGES = sorted(path for path in SITE.rglob("*.html") if "_static" not in path.parts)
+LOCAL = (SITE / "_static" / "mathjax" / "tex-svg-full.js").exists()
+
+if not PAGES:
+    pytest.skip("the site is not built: run `make book`", allow_module_level=True)
+
+# Elements that make a browser fetch what the attribute names.
+FETCHES = {
+    "script": ("src",),
+    "img": ("src", "srcset"),
+    "source": ("src", "srcset"),
+    "iframe": ("src",),
+    "embed": ("src",),
+    "object": ("data",),
+    "audio": ("src",),
+    "video": ("src", "poster"),
+    "link": ("href",),
+}
+FETCHING_LINKS = {
+    "stylesheet",
+    "icon",
+    "preload",
+    "prefetch",
+    "modulepreload",
+    "manifest",
+    "shortcut",
+}
+
+
+@dataclass
+class Page(HTMLParser):
+    """What a page fetches, where it links to, and which anchors it has."""
+
+    path: Path
+    fetched: list[str] = field(default_factory=list)
+    links: list[str] = field(default_factory=list)
+    anchors: set[str] = field(default_factory=set)
+    without_alt: list[str] = field(default_factory=list)
+    scripts: list[str] = field(default_factory=list)
+
+    def __post_init__(self):
+        super().__init__()
+        self.feed(self.path.read_text("utf-8"))
+
+    def handle_starttag(self, tag, attrs):
+        named = {name: value or "" for name, value in attrs}
+        self.anchors |= {named[name] for name in ("id", "name") if named.get(name)}
+        if tag == "a" and named.get("href"):
+            self.links.append(named["href"])
+        if tag == "link" and not FETCHING_LINKS & set(named.get("rel", "").split()):
+            return
+        for name in FETCHES.get(tag, ()):
+            if named.get(name):
+                self.fetched.append(named[name])
+        if tag == "img" and not named.get("alt", "").strip():
+            self.without_alt.append(named.get("src", "")[:80])
+        if tag == "script":
+            self.scripts.append(named.get("type", ""))
+
+
+PARSED = {path: Page(path) for path in PAGES}
+IDS = [path.relative_to(SITE).as_posix() for path in PAGES]
+
+
+def is_foreign(address):
+    return bool(urlsplit(address).netloc) or urlsplit(address).scheme in ("http", "https")
+
+
+@pytest.mark.parametrize("path", PAGES, ids=IDS)
+def test_a_page_fetches_nothing_from_another_host(path):
+    if not LOCAL:
+        pytest.skip("built with ASSETS=cdn")
+    foreign = [address for address in PARSED[path].fetched if is_foreign(address)]
+    assert not foreign
+    imports = re.findall(r"""import\s*\(?\s*["'](https?:[^"']+)""", path.read_text("utf-8"))
+    assert not imports
+
+
+@pytest.mark.parametrize("path", PAGES, ids=IDS)
+def test_what_a_page_fetches_and_links_to_is_there(path):
+    dead = []
+    for address in PARSED[path].fetched + PARSED[path].links:
+        parts = urlsplit(address)
+        if is_foreign(address) or parts.scheme in ("data", "mailto", "javascript"):
+            continue
+        target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+        if not target.exists():
+            dead.append(address)
+        elif parts.fragment and target in PARSED and not parts.fragment.startswith("/"):
+            anchors = PARSED[target].anchors | {"", "top"}
+            if unquote(parts.fragment) not in anchors:
+                dead.append(address)
+    assert not dead
+
+
+@pytest.mark.parametrize("path", PAGES, ids=IDS)
+def test_pictures_have_alternative_text(path):
+    assert not PARSED[path].without_alt
+
+
+def test_style_sheets_fetch_nothing_from_another_host():
+    foreign = []
+    for path in (*SITE.rglob("*.css"),):
+        text = re.sub(r"/\*.*?\*/", "", path.read_text("utf-8"), flags=re.DOTALL)
+        found = re.findall(r"""(?:url\(\s*|@import\s+)["']?((?:https?:)?//[^"')\s]+)""", text)
+        foreign += [f"{path.name}: {address}" for address in found]
+    assert not foreign
+
+
+def test_every_chapter_has_a_page_and_the_root_leads_to_the_first():
+    for master in pairs.masters():
+        name = master.relative_to(pairs.ROOT).with_suffix(".html")
+        assert (SITE / name) in PARSED
+    assert "chapters/index.html" in (SITE / "index.html").read_text("utf-8")
+
+
+def test_pages_carry_no_state_of_widgets_that_nothing_reads():
+    for path, page in PARSED.items():
+        assert "application/vnd.jupyter.widget-state+json" not in page.scripts, path.name
+
+
+def test_buttons_follow_the_address_of_the_repository():
+    page = (SITE / "chapters" / "index.html").read_text("utf-8")
+    repository = os.environ.get("GDM_REPOSITORY", "").rstrip("/").removesuffix(".git")
+    if repository:
+        assert repository in page
+        assert "mybinder.org" in page
+    else:
+        assert "mybinder.org" not in page
+        assert "github.com/executablebooks" not in page
+
+
+def test_the_reference_has_every_public_module():
+    import gdm_lib
+    from chapters._tools.book_site import public_modules
+
+    anchors = PARSED[SITE / "chapters" / "appendix" / "api.html"].anchors
+    modules = public_modules(gdm_lib)
+    assert "gdm_lib.vae.vae" in modules
+    assert {f"module-{name}" for name in modules} <= anchors

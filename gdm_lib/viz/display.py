@@ -1,0 +1,283 @@
+"""What a notebook shows: a figure with its alternative text and caption, a table, a source.
+
+A notebook's ``image/png`` output has no alternative text in JupyterLab, which ignores the
+output's metadata, nor on the site. A figure is therefore shown as HTML, ``<figure>`` with an
+``<img>`` and a ``<figcaption>``, whose picture is embedded. JupyterLab keeps it in a notebook that
+is not trusted yet, the site takes it as it is, and the picture is stored once.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import inspect
+import io
+import re
+import tokenize
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+
+__all__ = ["figure_html", "png", "show", "show_source", "table"]
+
+CSS_DPI = 96
+SOURCE_WIDTH = 88
+# Of 255: differences that nobody sees, found by looking at line plots, digits and maps.
+MEAN_ERROR = 1.0
+LARGE_ERROR = 10
+
+
+def show(fig: Figure, *, alt: str, caption: str | None = None) -> None:
+    """Show a figure in the notebook, with alternative text and caption, and close it.
+
+    Outside a notebook the figure opens in a window if matplotlib has one, else nothing happens.
+
+    Args:
+        fig: the figure.
+        alt: what the picture shows, for those who can't see it. One or two plain sentences.
+        caption: text beneath the picture; plain text, not HTML.
+
+    Raises:
+        ValueError: if ``alt`` is empty.
+    """
+    if not isinstance(fig, Figure):
+        raise TypeError(
+            f"fig: expected a matplotlib Figure, got {type(fig).__name__}; of axes, pass ax.figure"
+        )
+    if not alt.strip():
+        raise ValueError("alt: expected a sentence that says what the picture shows, got nothing")
+    if _in_notebook():
+        width = round(fig.get_figwidth() * CSS_DPI)
+        text = f"[figure: {' '.join(alt.split())}]"
+        _publish(figure_html(png(fig), alt=alt, caption=caption, width=width), text)
+    elif getattr(fig.canvas, "required_interactive_framework", None):
+        plt.show()
+    plt.close(fig)
+
+
+def png(fig: Figure) -> bytes:
+    """The figure as a PNG file, with the smallest palette that looks the same, if one does."""
+    file = io.BytesIO()
+    fig.savefig(file, format="png")
+    return _encode(np.asarray(Image.open(file).convert("RGB")))
+
+
+def _encode(rgb: np.ndarray) -> bytes:
+    full = Image.fromarray(rgb)
+    best = full
+    for colours in (32, 64, 128, 256):
+        small = full.quantize(colours, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+        error = np.abs(np.asarray(small.convert("RGB"), np.int16) - rgb.astype(np.int16))
+        if error.mean() < MEAN_ERROR and np.quantile(error, 0.99) <= LARGE_ERROR:
+            best = small
+            break
+    file = io.BytesIO()
+    best.save(file, format="PNG", optimize=True)
+    return file.getvalue()
+
+
+def figure_html(
+    image: bytes, *, alt: str, caption: str | None = None, width: int, pixelated: bool = False
+) -> str:
+    """``<figure>`` with an embedded PNG.
+
+    Args:
+        image: the PNG file.
+        alt: alternative text.
+        caption: text beneath the picture.
+        width: width on the page in CSS pixels; a narrower page shrinks the picture.
+        pixelated: enlarge without smoothing.
+    """
+    style = f"width:{width}px;max-width:100%;height:auto;border-radius:6px"
+    if pixelated:
+        style += ";image-rendering:pixelated"
+    below = f"\n<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
+    source = base64.b64encode(image).decode("ascii")
+    return (
+        f'<figure class="gdm-figure" style="margin:0.5em 0;max-width:{max(width, 560)}px">\n'
+        f'<img alt="{html.escape(alt)}" style="{style}" src="data:image/png;base64,{source}">'
+        f"{below}\n</figure>"
+    )
+
+
+def table(
+    columns: Mapping[str, Sequence[Any] | Tensor | np.ndarray],
+    *,
+    caption: str | None = None,
+    digits: int = 3,
+) -> None:
+    """Show a small table of results.
+
+    Args:
+        columns: the heading of each column and its cells, one sequence a column, all as long.
+            Floats are rounded, other cells are shown as ``str`` shows them.
+        caption: text above the table.
+        digits: digits after the decimal point of a float.
+
+    Raises:
+        ValueError: if there is no column, or if the columns differ in length.
+    """
+    if not columns:
+        raise ValueError("columns: expected at least one column, got none")
+    cells = {
+        heading: [_cell(value, digits) for value in _items(column)]
+        for heading, column in columns.items()
+    }
+    lengths = {heading: len(column) for heading, column in cells.items()}
+    if len(set(lengths.values())) != 1:
+        raise ValueError(f"columns: expected equal lengths, got {lengths}")
+    numeric = [all(is_number for _, is_number in column) for column in cells.values()]
+    rows = [[text for text, _ in row] for row in zip(*cells.values(), strict=True)]
+    _publish(
+        _html_table(list(cells), rows, numeric, caption), _text_table(list(cells), rows, numeric)
+    )
+
+
+def _items(column: Sequence[Any] | Tensor | np.ndarray) -> list[Any]:
+    return column.tolist() if isinstance(column, Tensor | np.ndarray) else list(column)
+
+
+def _cell(value: Any, digits: int) -> tuple[str, bool]:
+    if isinstance(value, Tensor | np.generic):
+        value = value.item()
+    if isinstance(value, float):
+        # A true minus sign, and no "-0.000".
+        text = f"{round(value, digits) + 0.0:.{digits}f}"
+        return text.replace("-", "\N{MINUS SIGN}"), True
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}".replace("-", "\N{MINUS SIGN}"), True
+    return str(value), False
+
+
+def _html_table(
+    head: list[str], rows: list[list[str]], numeric: list[bool], caption: str | None
+) -> str:
+    styles = [f' style="text-align:{"right" if number else "left"}"' for number in numeric]
+
+    def line(tag: str, texts: list[str]) -> str:
+        scope = ' scope="col"' if tag == "th" else ""
+        cells = (
+            f"<{tag}{scope}{style}>{html.escape(text)}</{tag}>"
+            for text, style in zip(texts, styles, strict=True)
+        )
+        return f"<tr>{''.join(cells)}</tr>"
+
+    title = f"<caption>{html.escape(caption)}</caption>\n" if caption else ""
+    body = "\n".join(line("td", row) for row in rows)
+    return (
+        f'<table class="table gdm-table" style="width:auto">\n{title}'
+        f"<thead>{line('th', head)}</thead>\n<tbody>\n{body}\n</tbody>\n</table>"
+    )
+
+
+def _text_table(head: list[str], rows: list[list[str]], numeric: list[bool]) -> str:
+    lines = [head, *rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    return "\n".join(
+        "  ".join(
+            text.rjust(width) if number else text.ljust(width)
+            for text, width, number in zip(line, widths, numeric, strict=True)
+        ).rstrip()
+        for line in lines
+    )
+
+
+def show_source(*objects: Callable[..., Any] | type) -> None:
+    """Show the source of classes or functions as it stands in the installed package.
+
+    The page's own theme colours it, light or dark. Lines longer than 88 characters are broken
+    inside brackets and comments, so that they fit a page.
+
+    Args:
+        *objects: classes or functions; those of one module are shown under one heading.
+
+    Raises:
+        TypeError: if an object has no source in a file.
+    """
+    if not objects:
+        raise ValueError("objects: expected at least one class or function, got none")
+    parts, module = [], None
+    for item in objects:
+        try:
+            source = inspect.cleandoc("\n" + inspect.getsource(item)).rstrip()
+        except (TypeError, OSError) as error:
+            raise TypeError(
+                f"objects: expected classes or functions with a source file, got {item!r}"
+            ) from error
+        if item.__module__ != module:
+            module = item.__module__
+            source = f"# {module.replace('.', '/')}.py\n\n{source}"
+        parts.append(wrap_source(source))
+    text = "\n\n\n".join(parts)
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    _publish_bundle({"text/markdown": f"{fence}python\n{text}\n{fence}", "text/plain": text})
+
+
+def wrap_source(source: str, width: int = SOURCE_WIDTH) -> str:
+    """Break the lines of ``source`` that are longer than ``width``, keeping what it means.
+
+    Code is broken after a comma or an opening bracket, inside brackets only; comments and
+    docstrings between words. A line that offers no such place stays as it is.
+    """
+    lines = source.split("\n")
+    row = 0
+    while row < len(lines):
+        if len(lines[row]) > width:
+            lines[row : row + 1] = _break("\n".join(lines), row, width)
+        row += 1
+    return "\n".join(lines)
+
+
+def _break(source: str, row: int, width: int) -> list[str]:
+    """One long line as one or two lines."""
+    line = source.split("\n")[row]
+    indent = len(line) - len(line.lstrip())
+    depth = comma = bracket = 0
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.STRING and token.start[0] < token.end[0]:
+            if token.start[0] <= row + 1 <= token.end[0]:
+                space = line.rfind(" ", indent + 1, width + 1)
+                return [line] if space < 0 else [line[:space], " " * indent + line[space + 1 :]]
+        elif token.type == tokenize.COMMENT and token.start[0] == row + 1:
+            hash_mark = token.start[1]
+            space = line.rfind(" ", hash_mark + 2, width + 1)
+            if space < 0:
+                return [line]
+            return [line[:space], f"{' ' * hash_mark}# {line[space + 1 :]}"]
+        elif token.type == tokenize.OP:
+            depth += (token.string in "([{") - (token.string in ")]}")
+            here = token.start[0] == row + 1 and depth > 0 and token.end[1] <= width
+            if here and token.string == ",":
+                comma = token.end[1]
+            elif here and token.string in "([{":
+                bracket = token.end[1]
+    place = comma if comma > indent + 4 else bracket
+    if place <= indent + 4:
+        return [line]
+    return [line[:place], " " * (indent + 4) + line[place:].lstrip()]
+
+
+def _in_notebook() -> bool:
+    try:
+        from IPython import get_ipython
+    except ImportError:
+        return False
+    return hasattr(get_ipython(), "kernel")
+
+
+def _publish(page: str, text: str) -> None:
+    _publish_bundle({"text/html": page, "text/plain": text})
+
+
+def _publish_bundle(bundle: dict[str, str]) -> None:
+    try:
+        from IPython.display import display
+    except ImportError:
+        print(bundle["text/plain"])
+        return
+    display(bundle, raw=True)

@@ -34,6 +34,7 @@ __all__ = [
 ROOT = Path(__file__).parents[2]
 LIBRARY = "gdm_lib"
 METADATA = {
+    "jupytext": {"default_lexer": "ipython3"},
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {
         "file_extension": ".py",

@@ -54,7 +54,8 @@ def show(fig: Figure, *, alt: str, caption: str | None = None) -> None:
     if _in_notebook():
         width = round(fig.get_figwidth() * CSS_DPI)
         text = f"[figure: {' '.join(alt.split())}]"
-        _publish(figure_html(png(fig), alt=alt, caption=caption, width=width), text)
+        page = figure_html(png(fig), alt=alt, caption=caption, width=width)
+        _publish({"text/html": page, "text/plain": text})
     elif getattr(fig.canvas, "required_interactive_framework", None):
         plt.show()
     plt.close(fig)
@@ -133,9 +134,8 @@ def table(
         raise ValueError(f"columns: expected equal lengths, got {lengths}")
     numeric = [all(is_number for _, is_number in column) for column in cells.values()]
     rows = [[text for text, _ in row] for row in zip(*cells.values(), strict=True)]
-    _publish(
-        _html_table(list(cells), rows, numeric, caption), _text_table(list(cells), rows, numeric)
-    )
+    page = _html_table(list(cells), rows, numeric, caption)
+    _publish({"text/html": page, "text/plain": _text_table(list(cells), rows, numeric)})
 
 
 def _items(column: Sequence[Any] | Tensor | np.ndarray) -> list[Any]:
@@ -215,7 +215,7 @@ def show_source(*objects: Callable[..., Any] | type) -> None:
         parts.append(wrap_source(source))
     text = "\n\n\n".join(parts)
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
-    _publish_bundle({"text/markdown": f"{fence}python\n{text}\n{fence}", "text/plain": text})
+    _publish({"text/markdown": f"{fence}python\n{text}\n{fence}", "text/plain": text})
 
 
 def wrap_source(source: str, width: int = SOURCE_WIDTH) -> str:
@@ -263,21 +263,21 @@ def _break(source: str, row: int, width: int) -> list[str]:
 
 
 def _in_notebook() -> bool:
+    return hasattr(_shell(), "kernel")
+
+
+def _shell() -> object | None:
     try:
         from IPython import get_ipython
     except ImportError:
-        return False
-    return hasattr(get_ipython(), "kernel")
+        return None
+    return get_ipython()
 
 
-def _publish(page: str, text: str) -> None:
-    _publish_bundle({"text/html": page, "text/plain": text})
-
-
-def _publish_bundle(bundle: dict[str, str]) -> None:
-    try:
-        from IPython.display import display
-    except ImportError:
+def _publish(bundle: dict[str, str]) -> None:
+    if _shell() is None:
         print(bundle["text/plain"])
         return
+    from IPython.display import display
+
     display(bundle, raw=True)

@@ -26,10 +26,22 @@ from torch import Tensor
 __all__ = ["figure_html", "png", "show", "show_source", "table"]
 
 CSS_DPI = 96
+CAPTION_WIDTH = 560
 SOURCE_WIDTH = 88
 # Of 255: differences that nobody sees, found by looking at line plots, digits and maps.
 MEAN_ERROR = 1.0
 LARGE_ERROR = 10
+LAB_COLOURS = {
+    "keyword": ".k,.kn,.kd,.kr,.ow,.kc",
+    "operator": ".o",
+    "string": ".s,.s1,.s2,.sa,.sd,.si,.se,.sf",
+    "number": ".mi,.mf,.mh",
+    "comment": ".c1,.ch",
+    "builtin": ".nb,.bp",
+    "def": ".nf,.nc,.fm",
+    "meta": ".nd",
+}
+"""JupyterLab's variables for the colours of code, and the classes of Pygments that take them."""
 
 
 def show(fig: Figure, *, alt: str, caption: str | None = None) -> None:
@@ -97,13 +109,20 @@ def figure_html(
     style = f"width:{width}px;max-width:100%;height:auto;border-radius:6px"
     if pixelated:
         style += ";image-rendering:pixelated"
-    below = f"\n<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
     source = base64.b64encode(image).decode("ascii")
-    return (
-        f'<figure class="gdm-figure" style="margin:0.5em 0;max-width:{max(width, 560)}px">\n'
-        f'<img alt="{html.escape(alt)}" style="{style}" src="data:image/png;base64,{source}">'
-        f"{below}\n</figure>"
+    # The site's theme dims pictures on dark pages; "dark-light" says that this one suits both.
+    return _figure(
+        f'<img class="dark-light" alt="{html.escape(alt)}" style="{style}" '
+        f'src="data:image/png;base64,{source}">',
+        caption,
+        max(width, CAPTION_WIDTH),
     )
+
+
+def _figure(content: str, caption: str | None, width: int = CAPTION_WIDTH) -> str:
+    below = f"\n<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
+    style = f"margin:0.5em 0;max-width:{width}px"
+    return f'<figure class="gdm-figure" style="{style}">\n{content}{below}\n</figure>'
 
 
 def table(
@@ -117,7 +136,7 @@ def table(
     Args:
         columns: the heading of each column and its cells, one sequence a column, all as long.
             Floats are rounded, other cells are shown as ``str`` shows them.
-        caption: text above the table.
+        caption: text beneath the table.
         digits: digits after the decimal point of a float.
 
     Raises:
@@ -167,11 +186,11 @@ def _html_table(
         )
         return f"<tr>{''.join(cells)}</tr>"
 
-    title = f"<caption>{html.escape(caption)}</caption>\n" if caption else ""
     body = "\n".join(line("td", row) for row in rows)
-    return (
-        f'<table class="table gdm-table" style="width:auto">\n{title}'
-        f"<thead>{line('th', head)}</thead>\n<tbody>\n{body}\n</tbody>\n</table>"
+    return _figure(
+        '<table class="table gdm-table" style="width:auto;margin:0">\n'
+        f"<thead>{line('th', head)}</thead>\n<tbody>\n{body}\n</tbody>\n</table>",
+        caption,
     )
 
 
@@ -190,7 +209,7 @@ def _text_table(head: list[str], rows: list[list[str]], numeric: list[bool]) -> 
 def show_source(*objects: Callable[..., Any] | type) -> None:
     """Show the source of classes or functions as it stands in the installed package.
 
-    The page's own theme colours it, light or dark. Lines longer than 88 characters are broken
+    It takes the colours of the page, light or dark. Lines longer than 88 characters are broken
     inside brackets and comments, so that they fit a page.
 
     Args:
@@ -214,8 +233,21 @@ def show_source(*objects: Callable[..., Any] | type) -> None:
             source = f"# {module.replace('.', '/')}.py\n\n{source}"
         parts.append(wrap_source(source))
     text = "\n\n\n".join(parts)
-    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
-    _publish({"text/markdown": f"{fence}python\n{text}\n{fence}", "text/plain": text})
+    _publish({"text/html": _coloured(text), "text/plain": text})
+
+
+def _coloured(source: str) -> str:
+    from pygments import highlight  # type: ignore[import-untyped]
+    from pygments.formatters import HtmlFormatter  # type: ignore[import-untyped]
+    from pygments.lexers import PythonLexer  # type: ignore[import-untyped]
+
+    # The site has colours for these classes; JupyterLab has them as variables only.
+    rules = "".join(
+        f".jp-RenderedHTML .gdm-source :is({tokens}){{color:var(--jp-mirror-editor-{name}-color)}}"
+        for name, tokens in LAB_COLOURS.items()
+    )
+    code = highlight(source, PythonLexer(), HtmlFormatter())
+    return f'<style>{rules}</style>\n<div class="highlight-python gdm-source">{code}</div>'
 
 
 def wrap_source(source: str, width: int = SOURCE_WIDTH) -> str:
@@ -228,38 +260,50 @@ def wrap_source(source: str, width: int = SOURCE_WIDTH) -> str:
     row = 0
     while row < len(lines):
         if len(lines[row]) > width:
-            lines[row : row + 1] = _break("\n".join(lines), row, width)
+            _break(lines, row, width)
         row += 1
     return "\n".join(lines)
 
 
-def _break(source: str, row: int, width: int) -> list[str]:
-    """One long line as one or two lines."""
-    line = source.split("\n")[row]
+def _break(lines: list[str], row: int, width: int) -> None:
+    """Break one long line in place, if it can be broken."""
+    line = lines[row]
     indent = len(line) - len(line.lstrip())
     depth = comma = bracket = 0
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type == tokenize.STRING and token.start[0] < token.end[0]:
-            if token.start[0] <= row + 1 <= token.end[0]:
-                space = line.rfind(" ", indent + 1, width + 1)
-                return [line] if space < 0 else [line[:space], " " * indent + line[space + 1 :]]
-        elif token.type == tokenize.COMMENT and token.start[0] == row + 1:
-            hash_mark = token.start[1]
-            space = line.rfind(" ", hash_mark + 2, width + 1)
-            if space < 0:
-                return [line]
-            return [line[:space], f"{' ' * hash_mark}# {line[space + 1 :]}"]
-        elif token.type == tokenize.OP:
+    for token in tokenize.generate_tokens(io.StringIO("\n".join(lines)).readline):
+        (first, start), (last, _) = token.start, token.end
+        if token.type == tokenize.STRING and first <= row + 1 <= last and first < last:
+            return _flow(lines, row, width, " " * indent)
+        if token.type == tokenize.COMMENT and first == row + 1:
+            return _flow(lines, row, width, f"{' ' * start}# ")
+        if token.type == tokenize.OP:
             depth += (token.string in "([{") - (token.string in ")]}")
-            here = token.start[0] == row + 1 and depth > 0 and token.end[1] <= width
+            here = first == row + 1 and depth > 0 and token.end[1] <= width
             if here and token.string == ",":
                 comma = token.end[1]
             elif here and token.string in "([{":
                 bracket = token.end[1]
     place = comma if comma > indent + 4 else bracket
-    if place <= indent + 4:
-        return [line]
-    return [line[:place], " " * (indent + 4) + line[place:].lstrip()]
+    if place > indent + 4:
+        lines[row : row + 1] = [line[:place], " " * (indent + 4) + line[place:].lstrip()]
+    return None
+
+
+def _flow(lines: list[str], row: int, width: int, prefix: str) -> None:
+    """Move the last words of a line of text to the next line of the paragraph, or to a new one."""
+    space = lines[row].rfind(" ", len(prefix) + 1, width + 1)
+    if space < 0:
+        return
+    if re.match(r"\s*\w+: ", lines[row]):
+        prefix = f"{prefix}    "
+    rest = prefix + lines[row][space + 1 :]
+    lines[row] = lines[row][:space]
+    following = lines[row + 1] if row + 1 < len(lines) else ""
+    # A paragraph goes on where the indentation does, unless an item or the end of it begins.
+    if re.match(re.escape(prefix) + r"""(?!\w+: |[-*"']|\.\. )\S""", following):
+        lines[row + 1] = f"{rest} {following[len(prefix) :]}"
+    else:
+        lines.insert(row + 1, rest)
 
 
 def _in_notebook() -> bool:

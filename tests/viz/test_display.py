@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import ast
 import base64
+import html
 import importlib
 import io
 import pkgutil
+import re
 import textwrap
 from html.parser import HTMLParser
 
@@ -129,7 +131,7 @@ class TestTable:
     def test_a_notebook_gets_a_page_and_text(self, outputs):
         (output,) = outputs[1]
         page = Page(output.data["text/html"])
-        assert page.text["caption"] == ["Scores"]
+        assert page.text["figcaption"] == ["Scores"]
         assert page.text["th"] == ["model", "nats"]
         assert page.text["td"] == ["VAE", "−1.250", "PCA", "3.000"]
         assert output.data["text/plain"].splitlines() == [
@@ -165,11 +167,18 @@ class TestTable:
 class TestShowSource:
     def test_the_source_is_the_installed_one_and_is_coloured_by_the_page(self, outputs):
         (output,) = outputs[2]
-        text = output.data["text/markdown"]
-        assert text.startswith("```python\n# gdm_lib/vae/vae.py\n\ndef gaussian_kl(")
+        text = output.data["text/plain"]
+        assert text.startswith("# gdm_lib/vae/vae.py\n\ndef gaussian_kl(")
         assert text.count("# gdm_lib/vae/vae.py") == 1
         assert "\n\n\ndef sgvb_a(" in text
-        assert text.endswith("\n```")
+        page = output.data["text/html"]
+        rules, code = page.split("</style>")
+        shown = html.unescape(re.sub("<[^>]*>", "", code)).strip()
+        assert shown == text.strip()
+        # Colours come from classes that the site's theme has, and from JupyterLab's variables.
+        assert '<span class="nf">gaussian_kl</span>' in code
+        assert re.search(r":is\([^)]*\.k,[^)]*\)\{color:var\(--jp-mirror-editor-keyword", rules)
+        assert "style=" not in code
 
     def test_a_method_is_shown_without_its_indentation(self, capsys):
         viz.show_source(Page.handle_data)
@@ -203,6 +212,31 @@ class TestShowSource:
                 module.name,
                 too_long,
             )
+
+    def test_text_flows_on_within_its_paragraph_only(self):
+        source = textwrap.dedent(
+            """
+            def f():
+                '''Words that go on for a while
+                and on. But this: not.
+
+                Args:
+                    x: words that go on for long
+                    y: more.
+                '''
+            """
+        ).strip()
+        assert display.wrap_source(source, width=32).splitlines() == [
+            "def f():",
+            "    '''Words that go on for a",
+            "    while and on. But this: not.",
+            "",
+            "    Args:",
+            "        x: words that go on for",
+            "            long",
+            "        y: more.",
+            "    '''",
+        ]
 
     def test_comments_and_brackets_are_broken_in_place(self):
         source = (

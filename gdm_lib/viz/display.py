@@ -77,10 +77,10 @@ def png(fig: Figure) -> bytes:
     """The figure as a PNG file, with the smallest palette that looks the same, if one does."""
     file = io.BytesIO()
     fig.savefig(file, format="png")
-    return _encode(np.asarray(Image.open(file).convert("RGB")))
+    return encode_png(np.asarray(Image.open(file).convert("RGB")))
 
 
-def _encode(rgb: np.ndarray) -> bytes:
+def encode_png(rgb: np.ndarray) -> bytes:
     full = Image.fromarray(rgb)
     best = full
     for colours in (32, 64, 128, 256):

@@ -71,7 +71,7 @@ def image_grid(
     Raises:
         ValueError: if ``images`` has another shape or no image, or a title is missing.
     """
-    pixels = _pixels(images, vmin, vmax)
+    pixels = to_pixels(images, vmin, vmax)
     n, height, width, _ = pixels.shape
     if columns is None:
         columns = math.ceil(math.sqrt(n))
@@ -87,7 +87,7 @@ def image_grid(
             raise ValueError(f"{name}: expected {count} of them, got {len(texts)}")
 
     gap = max(1, round(min(height, width) / 16))
-    mosaic, left, top = _mosaic(pixels, columns, gap)
+    mosaic, left, top = to_mosaic(pixels, columns, gap)
     if ax is None:
         longest = max((len(text) for text in row_titles or ()), default=0)
         above = (title is not None) + (column_titles is not None)
@@ -105,7 +105,7 @@ def image_grid(
     return ax
 
 
-def _pixels(images: Tensor, vmin: float, vmax: float) -> np.ndarray:
+def to_pixels(images: Tensor, vmin: float, vmax: float) -> np.ndarray:
     """``(N, C, H, W)`` or ``(N, H, W)`` to ``(N, H, W, 3)`` in [0, 1]."""
     images = torch.as_tensor(images).detach().cpu().float()
     if images.dim() == 3:
@@ -123,7 +123,7 @@ def _pixels(images: Tensor, vmin: float, vmax: float) -> np.ndarray:
     return scaled.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
 
 
-def _mosaic(
+def to_mosaic(
     pixels: np.ndarray, columns: int, gap: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The mosaic ``(H', W', 3)``, paper in the gaps, and the first column and row of its tiles."""
@@ -300,9 +300,9 @@ def latent_plane(
             f"decode: expected images ({n * n}, C, H, W) from latents ({n * n}, 2), "
             f"got {tuple(images.shape)}"
         )
-    pixels = _pixels(images, 0.0, 1.0)
+    pixels = to_pixels(images, 0.0, 1.0)
     _, height, width, _ = pixels.shape
-    mosaic, left, top = _mosaic(pixels, n, gap=0)
+    mosaic, left, top = to_mosaic(pixels, n, gap=0)
     if ax is None:
         ax = _mosaic_axes(mosaic, left=0.6, bottom=0.5)
     ax.imshow(mosaic)

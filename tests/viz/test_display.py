@@ -123,7 +123,7 @@ class TestPng:
 
     def test_a_picture_of_many_colours_keeps_them(self):
         noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-        back = Image.open(io.BytesIO(display._encode(noise))).convert("RGB")
+        back = Image.open(io.BytesIO(display.encode_png(noise))).convert("RGB")
         assert np.array_equal(np.asarray(back), noise)
 
 

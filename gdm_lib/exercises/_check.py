@@ -213,7 +213,7 @@ def _explain(error: BaseException, called: str = "") -> str:
     if isinstance(error, NotImplementedError) and _raised_by_reader(error):
         raise _Unfinished
     if isinstance(error, TypeError | AttributeError) and "ellipsis" in str(error).lower():
-        raise _Unfinished(f"A `...` is left, which {line} runs into." if line else "")
+        raise _Unfinished(f"A `...` is left over; see {line}." if line else "")
     text = f"your code raised {_headline(error)}"
     if line:
         text += f"\n  at {line}"

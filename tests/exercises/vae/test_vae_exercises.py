@@ -8,6 +8,12 @@ from gdm_lib.exercises import check
 from gdm_lib.exercises.testing import assert_checker
 from gdm_lib.exercises.vae import vae as exercises
 
+
+def gradient_only(x):
+    """Zero, with the gradient of x's sum: what leaves a value right and its gradient wrong."""
+    return x.sum() - x.sum().detach()
+
+
 # -- gaussian_kl
 
 
@@ -54,6 +60,8 @@ def test_gaussian_kl():
             r"term in mu is missing": lambda m, v: 0.5 * (v.exp() - 1 - v).sum(1),
             r"in bits": lambda m, v: gaussian_kl(m, v) / math.log(2),
             r"no gradient reaches `mu`": no_gradient,
+            r"with respect to `mu`": lambda m, v: gaussian_kl(m, v) + gradient_only(m),
+            r"with respect to `log_var`": lambda m, v: gaussian_kl(m, v) + gradient_only(v),
             r"no gradient reaches `log_var`": no_gradient_to_log_var,
             r"single example in two dimensions is wrong": three_dimensions_only,
         },
@@ -103,6 +111,10 @@ def test_reparameterise():
             r"subtract the noise": lambda m, v, e: m - (v / 2).exp() * e,
             r"draw your own noise": own_noise,
             r"no gradient reaches `mu`": detached_mean,
+            r"with respect to `mu`": lambda m, v, e: reparameterise(m, v, e) + gradient_only(m),
+            r"with respect to `log_var`": lambda m, v, e: (
+                reparameterise(m, v, e) + gradient_only(v)
+            ),
             r"no gradient reaches `log_var`": detached_scale,
         },
     )
@@ -232,9 +244,8 @@ def free_bits(kl_per_unit, floor):
 
 
 def test_free_bits():
-    def gated(kl, floor):  # the right value, but every unit keeps its gradient
-        units = kl.mean(0)
-        return free_bits(kl.detach(), floor) + units.sum() - units.sum().detach()
+    def ungated(kl, floor):  # the right value, but every unit keeps its gradient
+        return free_bits(kl.detach(), floor) + gradient_only(kl.mean(0))
 
     assert_checker(
         exercises.free_bits,
@@ -256,7 +267,8 @@ def test_free_bits():
             r"one value per example": lambda kl, t: kl.clamp(min=t).sum(1),
             r"add the floor": lambda kl, t: (kl.mean(0) + t).sum(),
             r"only what exceeds": lambda kl, t: (kl.mean(0) - t).clamp(min=0).sum(),
+            r"penalty under a high floor": lambda kl, t: free_bits(kl, min(t, 1.0)),
             r"no gradient reaches `kl_per_unit`": lambda kl, t: free_bits(kl.detach(), t),
-            r"gradient of the penalty .* is wrong": gated,
+            r"gradient of the penalty .* is wrong": ungated,
         },
     )

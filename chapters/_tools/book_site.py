@@ -68,9 +68,10 @@ def copy_mathjax(app: Sphinx) -> None:
         shutil.copyfile(MATHJAX, target)
 
 
-def add_repository(app: Sphinx, config: Config) -> None:
+def set_theme(app: Sphinx, config: Config) -> None:
     """Point the buttons at the repository that the site is published from."""
     options = config.html_theme_options
+    options["navbar_persistent"] = []  # the side bar has a search field already
     options["launch_buttons"] = {"notebook_interface": "jupyterlab"}
     for key in ("repository_url", "repository_branch", "path_to_docs"):
         options.pop(key, None)
@@ -149,7 +150,7 @@ def keep_attribute_text(
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register the extension."""
-    for listener in (exclude_masters, use_local_assets, add_repository):
+    for listener in (exclude_masters, use_local_assets, set_theme):
         app.connect("config-inited", listener, priority=EARLY)
     app.connect("builder-inited", copy_mathjax)
     app.connect("source-read", list_modules)

@@ -3,7 +3,7 @@
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -85,8 +85,21 @@ class Visit:
 
 
 @pytest.fixture
-def visit(chromium: Browser) -> Iterator[Visit]:
+def visitor(chromium: Browser) -> Iterator[Callable[..., Visit]]:
+    """Opens fresh pages; takes the options of a browser context."""
+    contexts = []
+
+    def open_page(*, width: int = 1280, height: int = 900, **options) -> Visit:
+        viewport = {"width": width, "height": height}
+        contexts.append(chromium.new_context(viewport=viewport, **options))
+        return Visit(contexts[-1])
+
+    yield open_page
+    for context in contexts:
+        context.close()
+
+
+@pytest.fixture
+def visit(visitor: Callable[..., Visit]) -> Visit:
     """A fresh page at desktop width."""
-    context = chromium.new_context(viewport={"width": 1280, "height": 900})
-    yield Visit(context)
-    context.close()
+    return visitor()

@@ -94,9 +94,7 @@ def encode_png(rgb: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def figure_html(
-    image: bytes, *, alt: str, caption: str | None = None, width: int, pixelated: bool = False
-) -> str:
+def figure_html(image: bytes, *, alt: str, caption: str | None = None, width: int) -> str:
     """``<figure>`` with an embedded PNG.
 
     Args:
@@ -104,15 +102,15 @@ def figure_html(
         alt: alternative text.
         caption: text beneath the picture.
         width: width on the page in CSS pixels; a narrower page shrinks the picture.
-        pixelated: enlarge without smoothing.
     """
+    pixels = Image.open(io.BytesIO(image))
     style = f"width:{width}px;max-width:100%;height:auto;border-radius:6px"
-    if pixelated:
-        style += ";image-rendering:pixelated"
     source = base64.b64encode(image).decode("ascii")
-    # The site's theme dims pictures on dark pages; "dark-light" says that this one suits both.
+    # The page keeps the room of a picture that says its size. The site's theme dims pictures on
+    # dark pages; "dark-light" says that this one suits both.
     return _figure(
-        f'<img class="dark-light" alt="{html.escape(alt)}" style="{style}" '
+        f'<img class="dark-light" alt="{html.escape(alt)}" width="{pixels.width}" '
+        f'height="{pixels.height}" decoding="sync" style="{style}" '
         f'src="data:image/png;base64,{source}">',
         caption,
         max(width, CAPTION_WIDTH),

@@ -20,6 +20,7 @@ from gdm_lib.viz.plots import to_mosaic, to_pixels
 
 __all__ = ["Explorer", "interpolation", "latent_plane", "lerp", "slerp"]
 
+WIDE = {"width": "min(100%, 360px)"}
 STATIC = "The last picture drawn. With a running kernel, as in JupyterLab, it follows its controls."
 
 
@@ -34,8 +35,11 @@ class Explorer(ipywidgets.VBox):
         size: about the height of an image on the page, in CSS pixels.
     """
 
-    image: ipywidgets.Image
+    png: bytes
+    """The file of the current picture."""
+
     controls: tuple[Any, ...]
+    """The widgets given, in order."""
 
     def __init__(
         self,
@@ -49,48 +53,35 @@ class Explorer(ipywidgets.VBox):
         self._describe = describe
         self._size = size
         self.controls = tuple(controls)
-        # The size is fixed, so that the page doesn't jump when a picture comes.
-        picture, width, height = self._picture()
-        self.image = ipywidgets.Image(
-            value=picture,
-            width=width,
-            height=height,
-            tooltip=self._alt(),
-            layout={"min_width": f"{width}px", "max_width": "100%", "object_fit": "contain"},
-        )
-        super().__init__([self.image, *self.controls])
+        # Not an Image widget, which has no alternative text.
+        self._view = ipywidgets.HTML()
+        self._update()
+        super().__init__([self._view, *self.controls])
         for control in self.controls:
             control.observe(self._update, names="value")
 
-    def _values(self) -> list[Any]:
-        return [control.value for control in self.controls]
-
-    def _alt(self) -> str:
-        return self._describe(*self._values())
+    @property
+    def alt(self) -> str:
+        """What the current picture shows."""
+        return self._describe(*[control.value for control in self.controls])
 
     @torch.no_grad()
-    def _picture(self) -> tuple[bytes, int, int]:
-        """The PNG file of the current picture, with its width and height."""
-        images = to_pixels(self._draw(*self._values()), 0.0, 1.0)
+    def _update(self, _change: Any = None) -> None:
+        images = to_pixels(self._draw(*[control.value for control in self.controls]), 0.0, 1.0)
         scale = max(1, self._size // images.shape[1])
         large = images.repeat(scale, axis=1).repeat(scale, axis=2)
         mosaic, _, _ = to_mosaic(large, len(large), gap=12)
-        height, width, _ = mosaic.shape
         file = io.BytesIO()
         Image.fromarray((mosaic * 255).round().astype("uint8")).save(file, format="PNG")
-        return file.getvalue(), width, height
-
-    def _update(self, _change: Any) -> None:
-        self.image.value, _, _ = self._picture()
-        self.image.tooltip = self._alt()
+        self.png = file.getvalue()
+        self._width = mosaic.shape[1]
+        self._view.value = figure_html(self.png, alt=self.alt, width=self._width)
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
         """The live view, and for a page without a kernel the picture with its alternative text."""
         bundle: dict[str, Any] = super()._repr_mimebundle_(**kwargs)
-        bundle["text/plain"] = f"[widget: {self._alt()}]"
-        bundle["text/html"] = figure_html(
-            self.image.value, alt=self._alt(), caption=STATIC, width=int(self.image.width)
-        )
+        bundle["text/plain"] = f"[widget: {self.alt}]"
+        bundle["text/html"] = figure_html(self.png, alt=self.alt, caption=STATIC, width=self._width)
         return bundle
 
 
@@ -102,7 +93,7 @@ def _slider(description: str, low: float, high: float, value: float, step: float
         step=step,
         description=description,
         readout_format=".2f",
-        layout={"width": "min(100%, 360px)"},
+        layout=WIDE,
     )
 
 
@@ -180,7 +171,13 @@ def interpolation(
             ipywidgets.Dropdown(
                 options=[(name, i) for i, name in enumerate(names)], value=0, description="between"
             ),
-            ipywidgets.ToggleButtons(options=PATHS, value=lerp, description="along"),
+            ipywidgets.ToggleButtons(
+                options=PATHS,
+                value=lerp,
+                description="along",
+                style={"button_width": "100px"},
+                layout=WIDE,
+            ),
             _slider("t", 0.0, 1.0, 0.5, 0.02),
         ],
         describe=describe,

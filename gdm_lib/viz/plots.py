@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
-from scipy.stats import norm
 from torch import Tensor
 
 from gdm_lib.viz.style import PALETTE, PAPER
@@ -275,7 +274,7 @@ def gaussian_grid(n: int) -> Tensor:
     """
     if n < 1:
         raise ValueError(f"n: expected a positive number, got {n}")
-    return torch.from_numpy(norm.ppf((np.arange(n) + 0.5) / n)).float()
+    return torch.special.ndtri((torch.arange(n).double() + 0.5) / n).float()
 
 
 def latent_plane(

@@ -81,6 +81,7 @@ def png(fig: Figure) -> bytes:
 
 
 def encode_png(rgb: np.ndarray) -> bytes:
+    """Pixels ``(H, W, 3)`` of 8 bits as a PNG file, with a palette as in ``png``."""
     full = Image.fromarray(rgb)
     best = full
     for colours in (32, 64, 128, 256):

@@ -6,6 +6,7 @@ Start a notebook with ``viz.use_style()``, and end every figure with
 
 from gdm_lib.viz.display import show, show_source, table
 from gdm_lib.viz.plots import (
+    Curves,
     density_map,
     gaussian_grid,
     image_grid,
@@ -20,6 +21,7 @@ __all__ = [
     "INK",
     "PALETTE",
     "PAPER",
+    "Curves",
     "density_map",
     "gaussian_grid",
     "image_grid",

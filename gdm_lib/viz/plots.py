@@ -16,6 +16,7 @@ from torch import Tensor
 from gdm_lib.viz.style import PALETTE, PAPER
 
 __all__ = [
+    "Curves",
     "density_map",
     "gaussian_grid",
     "image_grid",
@@ -32,16 +33,24 @@ class Curves(Protocol):
     """What ``training_curves`` reads of a training history."""
 
     @property
-    def train(self) -> Mapping[str, Sequence[float]]: ...
+    def train(self) -> Mapping[str, Sequence[float]]:
+        """The values of each term on the training batches."""
+        ...
 
     @property
-    def train_steps(self) -> Sequence[int]: ...
+    def train_steps(self) -> Sequence[int]:
+        """The step of each entry of ``train``."""
+        ...
 
     @property
-    def valid(self) -> Mapping[str, Sequence[float]]: ...
+    def valid(self) -> Mapping[str, Sequence[float]]:
+        """The values of each term on the validation set."""
+        ...
 
     @property
-    def valid_steps(self) -> Sequence[int]: ...
+    def valid_steps(self) -> Sequence[int]:
+        """The step of each entry of ``valid``."""
+        ...
 
 
 def image_grid(

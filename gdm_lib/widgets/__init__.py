@@ -24,7 +24,7 @@ WIDE = {"width": "min(100%, 360px)"}
 STATIC = "The last picture drawn. With a running kernel, as in JupyterLab, it follows its controls."
 
 
-class Explorer(ipywidgets.VBox):
+class Explorer:
     """A picture above the controls that change it.
 
     Args:
@@ -41,6 +41,9 @@ class Explorer(ipywidgets.VBox):
     controls: tuple[Any, ...]
     """The widgets given, in order."""
 
+    box: ipywidgets.VBox
+    """The picture and the controls as one widget."""
+
     def __init__(
         self,
         draw: Callable[..., Tensor],
@@ -56,7 +59,7 @@ class Explorer(ipywidgets.VBox):
         # Not an Image widget, which has no alternative text.
         self._view = ipywidgets.HTML()
         self._update()
-        super().__init__([self._view, *self.controls])
+        self.box = ipywidgets.VBox([self._view, *self.controls])
         for control in self.controls:
             control.observe(self._update, names="value")
 
@@ -77,9 +80,9 @@ class Explorer(ipywidgets.VBox):
         self._width = mosaic.shape[1]
         self._view.value = figure_html(self.png, alt=self.alt, width=self._width)
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         """The live view, and for a page without a kernel the picture with its alternative text."""
-        bundle: dict[str, Any] = super()._repr_mimebundle_(**kwargs)
+        bundle: dict[str, Any] = self.box._repr_mimebundle_()
         bundle["text/plain"] = f"[widget: {self.alt}]"
         bundle["text/html"] = figure_html(self.png, alt=self.alt, caption=STATIC, width=self._width)
         return bundle

@@ -74,7 +74,7 @@ class TestLatentPlane:
         explorer = widgets.latent_plane(lambda z: torch.eye(28).expand(len(z), 1, 28, 28))
         expected = np.kron(np.eye(28), np.ones((9, 9))) * 255
         assert np.array_equal(pixels(explorer)[..., 0], expected)
-        assert "width:252px" in image_of(explorer.children[0].value)["style"]
+        assert "width:252px" in image_of(explorer.box.children[0].value)["style"]
 
     def test_colour_is_kept(self):
         colour = torch.tensor([1.0, 0.0, 0.2])[None, :, None, None]
@@ -82,7 +82,7 @@ class TestLatentPlane:
         assert pixels(explorer)[5, 5].tolist() == [255, 0, 51]
 
     def test_the_page_keeps_the_room_of_the_picture(self):
-        image = image_of(widgets.latent_plane(decode).children[0].value)
+        image = image_of(widgets.latent_plane(decode).box.children[0].value)
         assert (image["width"], image["height"]) == ("256", "256")
 
     def test_no_gradient_reaches_the_decoders_weights(self):
@@ -171,7 +171,7 @@ class TestDisplay:
         explorer = widgets.latent_plane(decode)
         explorer.controls[0].value = -1.0
         bundle = explorer._repr_mimebundle_()
-        assert bundle[WIDGET]["model_id"] == explorer.model_id
+        assert bundle[WIDGET]["model_id"] == explorer.box.model_id
         image = image_of(bundle["text/html"])
         assert base64.b64decode(image["src"].split(",")[1]) == explorer.png
         assert image["alt"] == "What the decoder makes of z = (-1.00, 0.00)."
@@ -181,7 +181,7 @@ class TestDisplay:
     def test_the_live_view_is_the_current_picture(self):
         explorer = widgets.latent_plane(decode)
         explorer.controls[1].value = 2.0
-        source = image_of(explorer.children[0].value)["src"]
+        source = image_of(explorer.box.children[0].value)["src"]
         assert base64.b64decode(source.split(",")[1]) == explorer.png
 
     def test_the_description_follows_the_controls(self):
@@ -191,4 +191,4 @@ class TestDisplay:
         explorer.controls[2].value = 1.0
         expected = "Three pictures: A to B, its start, 100% of the way (great circle), its end."
         assert explorer.alt == expected
-        assert image_of(explorer.children[0].value)["alt"] == expected
+        assert image_of(explorer.box.children[0].value)["alt"] == expected

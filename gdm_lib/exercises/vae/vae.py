@@ -391,7 +391,8 @@ def free_bits(answer: Callable[..., Tensor]) -> None:
     """Check ``free_bits(kl_per_unit, floor)``: the KL term with a floor on each latent unit.
 
     ``kl_per_unit`` has shape ``(B, D)``, in nats. The result is a scalar: the sum over the units of
-    max(floor, mean over the batch), with its gradient (Kingma et al. 2016, 1606.04934, the objective of free bits).
+    max(floor, mean over the batch), with its gradient: the free bits of Kingma et al. 2016
+    (1606.04934).
 
     Args:
         answer: The reader's function.

@@ -337,7 +337,7 @@ class Banana(Density):
 class RingEnergy(Density):
     """U_1 of 1505.05770, table 1: a ring of radius 2 with its mass near (2, 0) and (-2, 0).
 
-    U_1(z) = ((|z| - 2) / 0.4)^2 / 2
+    U_1(z) = ((norm(z) - 2) / 0.4)^2 / 2
              - log(exp(-((z_1 - 2) / 0.6)^2 / 2) + exp(-((z_1 + 2) / 0.6)^2 / 2))
 
     p(z) = exp(-U_1(z)) / Z on the whole plane, with Z and H by quadrature in polar coordinates.

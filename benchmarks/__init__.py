@@ -1,0 +1,60 @@
+"""Timings side by side with peers, both in one run: ``python -m benchmarks [NAME ...] --json``.
+
+A benchmark is a function without arguments in a module of this package, listed in its
+``BENCHMARKS``, that returns a ``Result``. Absolute times depend on the machine; ratios are what
+to quote.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+__all__ = ["Result", "in_turn"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """One comparison.
+
+    Attributes:
+        name: of the benchmark.
+        ours_s: seconds of ours, a median.
+        peer: whom we compare with.
+        peer_version: of the package, or empty.
+        peer_s: seconds of the peer, a median.
+        target: the least ratio that we want.
+    """
+
+    name: str
+    ours_s: float
+    peer: str
+    peer_version: str
+    peer_s: float
+    target: float
+
+    @property
+    def ratio(self) -> float:
+        """``peer_s / ours_s``: more is better."""
+        return self.peer_s / self.ours_s
+
+    @property
+    def ok(self) -> bool:
+        """Whether the ratio reaches the target."""
+        return self.ratio >= self.target
+
+
+def in_turn(
+    ours: Callable[[], object], peer: Callable[[], object], repeats: int = 7
+) -> tuple[float, float]:
+    """Median seconds of both, run alternately after one warm-up, so that drift hits both alike."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for repeat in range(repeats + 1):
+        for run, taken in zip((ours, peer), times, strict=True):
+            start = time.perf_counter()
+            run()
+            if repeat:
+                taken.append(time.perf_counter() - start)
+    return statistics.median(times[0]), statistics.median(times[1])

@@ -168,7 +168,8 @@ class VAE(nn.Module):
         likelihood: what the decoder's output means.
         data_shape: shape of one item.
         latent_dim: ``D``.
-        estimator: of the bound; ``sgvb_b``, the paper's choice for Gaussians, or ``sgvb_a``.
+        estimator: what training maximises; ``sgvb_b``, the paper's choice for Gaussians,
+            ``sgvb_a``, or another objective of the same signature.
         samples: latent samples ``L`` per item in training; 1 as in the paper (section 2.3),
             which finds it enough with minibatches of 100.
     """
@@ -217,7 +218,7 @@ class VAE(nn.Module):
             hidden: widths of the encoder's hidden layers.
             activation: makes the activation between layers.
             likelihood: ``Bernoulli()`` when left out.
-            estimator: of the bound.
+            estimator: what training maximises.
             samples: latent samples per item in training.
         """
         likelihood = Bernoulli() if likelihood is None else likelihood
@@ -282,18 +283,19 @@ class VAE(nn.Module):
         y: Tensor | None = None,
         *,
         samples: int = 1,
+        estimator: Estimator = sgvb_b,
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """The ELBO, a lower bound on log p(x), estimated from ``samples`` latents per item.
 
         The estimate is unbiased for the bound, so one value may lie above log p(x); the mean
-        over draws doesn't.
+        over draws doesn't. It is the ELBO whatever objective the model is trained on.
 
         Returns:
             Nats, ``(B,)``.
         """
         _refuse_labels(y)
-        return self.estimator(*self._draw(x, samples, generator))
+        return estimator(*self._draw(x, samples, generator))
 
     def loss(
         self,
@@ -302,7 +304,8 @@ class VAE(nn.Module):
         *,
         generator: torch.Generator | None = None,
     ) -> dict[str, Tensor]:
-        """The negative bound per item, averaged over the batch (equation 8 without its N).
+        """The negative of ``estimator`` per item, averaged over the batch (equation 8 without
+        its N).
 
         Returns:
             ``loss``, and beside it ``distortion`` (-log p(x|z)) and ``rate`` (the KL), in nats
@@ -329,8 +332,8 @@ class VAE(nn.Module):
         """log p(x) by importance sampling from the encoder, for evaluation.
 
         ``log 1/K sum_k p(x, z_k) / q(z_k|x)``: a lower bound in expectation, tighter with each
-        sample and equal to log p(x) in the limit (Burda et al. 2015, 1509.00519, theorem 1;
-        Rezende et al. 2014, 1401.4082, appendix E).
+        sample, and log p(x) in the limit if the encoder covers the posterior (Burda et al. 2015,
+        1509.00519, theorem 1; Rezende et al. 2014, 1401.4082).
 
         Args:
             x: ``(B, *data_shape)``.

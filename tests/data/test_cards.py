@@ -1,0 +1,45 @@
+"""The data cards say what the code does."""
+
+from pathlib import Path
+
+import pytest
+
+from gdm_lib.data import digits, toy2d
+from gdm_lib.data.mnist import FASHION_FILES, MNIST_FILES
+
+CARDS = Path(__file__).parents[2] / "data"
+
+
+def card(name: str) -> str:
+    return (CARDS / f"{name}.md").read_text(encoding="utf-8")
+
+
+def test_every_card_is_in_the_index():
+    names = {path.stem for path in CARDS.glob("*.md")} - {"README"}
+    assert names == {"toy2d", "digits", "glyphs", "mnist", "fashion_mnist"}
+    for name in names:
+        assert f"[{name}]({name}.md)" in card("README")
+        assert "**Licence.**" in card(name)
+        assert "**Known issues.**" in card(name)
+
+
+@pytest.mark.parametrize("name", toy2d.DENSITIES)
+def test_the_entropies_are_those_of_the_densities(name):
+    assert f"{toy2d.DENSITIES[name]().entropy:.6f}" in card("toy2d")
+
+
+@pytest.mark.parametrize(
+    ("name", "files"), [("mnist", MNIST_FILES), ("fashion_mnist", FASHION_FILES)]
+)
+def test_checksums_and_addresses_are_those_of_the_downloads(name, files):
+    text = card(name)
+    for file in files:
+        assert f"`{Path(file.path).name}` | `{file.sha256}`" in text
+        for url in file.urls:
+            assert url.rsplit("/", 1)[0] in text
+    assert f"{sum(file.size for file in files) / 1e6:.1f} MB" in text
+
+
+def test_sizes_of_the_digits():
+    data = digits.load()
+    assert f"{len(data.train):,} to train and {len(data.test)} to test" in card("digits")

@@ -29,7 +29,7 @@ help:  ## list the targets
 	  printf '%-14s %s\n' "$$target" "$$text"; done
 
 lab: $(READY)  ## open the book in JupyterLab (PORT=8888)
-	@$(PY) -m jupyter lab --port $(PORT) $(LAB_ARGS) $(START)
+	@$(PY) -m jupyter lab --port $(PORT) --LabApp.default_url=/lab/tree/$(START) $(LAB_ARGS)
 
 test: $(READY)  ## run every test: code, notebooks, site, browser (STAGES="lint unit")
 	@if command -v npm >/dev/null 2>&1; then $(MAKE) --no-print-directory assets; fi

@@ -33,10 +33,14 @@ def free_port() -> int:
 
 
 class Lab(NamedTuple):
-    """A running JupyterLab: the address of its start page, and the folder it serves."""
+    """A running JupyterLab."""
 
+    door: str
+    """What ``make lab`` opens."""
     start: str
+    """The start page in a fresh workspace."""
     folder: Path
+    """What is served."""
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +69,7 @@ def lab(tmp_path_factory) -> Iterator[Lab]:
     ]
     log = (folder / "log").open("w+")
     server = subprocess.Popen(
-        [make, "lab", f"PORT={port}", f"LAB_ARGS={' '.join(options)}", "START="],
+        [make, "lab", f"PORT={port}", f"LAB_ARGS={' '.join(options)}"],
         cwd=ROOT,
         stdin=subprocess.DEVNULL,
         stdout=log,
@@ -75,7 +79,8 @@ def lab(tmp_path_factory) -> Iterator[Lab]:
     address = f"http://127.0.0.1:{port}"
     try:
         wait_for(address, server, folder / "log")
-        yield Lab(f"{address}/lab/tree/chapters/index.ipynb?token={token}&reset", folder)
+        start = f"{address}/lab/tree/chapters/index.ipynb?token={token}&reset"
+        yield Lab(f"{address}/?token={token}", start, folder)
     finally:
         stop(server)
         log.close()
@@ -107,7 +112,7 @@ def stop(server: subprocess.Popen) -> None:
 
 def test_the_start_page_opens_and_its_check_says_ready(lab, visit):
     page = visit.page
-    page.goto(lab.start)
+    page.goto(lab.door)
     start = page.locator(".jp-NotebookPanel:visible")
     start.get_by_role("heading", name="Deep generative models").wait_for(timeout=60_000)
     wait_until_idle(page)

@@ -108,6 +108,7 @@ def lint(path: Path, root: Path = pairs.ROOT) -> list[Finding]:
     found += _around_cells(blocks)
     found += _links(blocks, path)
     found += _images(blocks)
+    found += _equations(blocks)
     if path in pairs.masters(root):
         found += _notebook(blocks, path, root, _is_paper(path, root))
     if _is_paper(path, root):
@@ -148,6 +149,18 @@ def _anatomy(blocks: Sequence[Block]) -> Found:
             del wanted[: wanted.index(name) + 1]
     for missing in wanted:
         yield 1, f"section '## {missing}' is missing"
+
+
+def _equations(blocks: Sequence[Block]) -> Found:
+    """JupyterLab numbers every displayed equation, the site those with a label: label all."""
+    every = [block for block in walk(blocks) if block.kind == "math"]
+    for block in every:
+        if not re.search(r"\$\$\s*\([\w-]+\)\s*$", block.text):
+            yield block.line, "displayed equation without a label: end it with `$$ (name)`"
+    for block in walk(blocks):
+        for cited in re.findall(r"#.*\beq\. \((\d+)\)", block.text if block.kind == "cell" else ""):
+            if int(cited) > len(every):
+                yield block.line, f"code cites eq. ({cited}), but there are {len(every)} equations"
 
 
 def _is_section(heading: str, name: str) -> bool:

@@ -2,9 +2,13 @@
 
 import dataclasses
 import math
+from pathlib import Path
 
+import matplotlib
 import pytest
 import torch
+from matplotlib.font_manager import get_font
+from matplotlib.path import Path as Outline
 
 from gdm_lib.data import glyphs
 from gdm_lib.data.glyphs import CHARACTERS, FACES, draw, load, sample_factors
@@ -68,6 +72,16 @@ def test_parts_share_no_item_whatever_the_seeds():
         assert not {tuple(p) for p in poses} & {tuple(p) for p in others}
 
 
+def test_the_default_parts_share_no_picture():
+    data = load()
+    train, test = (
+        {row.tobytes() for row in (part.x * 255).round().to(torch.uint8).flatten(1).numpy()}
+        for part in (data.train, data.test)
+    )
+    assert len(train) > 19_990  # distinct poses give distinct pictures
+    assert not train & test
+
+
 def test_the_same_again_and_the_first_items_of_more(cache):
     first = load(30, 10)
     assert len(list(cache.iterdir())) == 1
@@ -105,6 +119,36 @@ def test_ink_grows_with_the_square_of_the_scale(plain):
     small, _, _ = moments(draw(plain, size=64))
     large, _, _ = moments(draw(changed(plain, scale=0.75), size=64))
     torch.testing.assert_close(large / small, torch.full((12,), 2.25).double(), rtol=0.02, atol=0)
+
+
+def test_ink_and_its_centre_are_those_of_the_posed_outline():
+    """Against the polygon of the outline (Green's theorem), read from the font by another way."""
+    size = 64
+    factors = sample_factors(
+        40, characters="LTZvk71", fonts=[0, 6, 8, 12], generator=torch.Generator().manual_seed(5)
+    )
+    ink, centre, _ = moments(draw(factors, size=size, characters="LTZvk71"))
+    folder = Path(matplotlib.get_data_path(), "fonts", "ttf")
+    for i in range(40):
+        font = get_font(str(folder / FACES[factors.font[i]].file))
+        font.set_size(1000, 72)
+        font.load_char(ord("LTZvk71"[factors.character[i]]))
+        outline = Outline(*font.get_path())
+        (polygon,) = outline.to_polygons(closed_only=True)
+        box = outline.get_extents()
+        x, y = ((polygon - [(box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2]) / 1000).T
+        turn, lean = (math.radians(float(v[i])) for v in (factors.rotation, factors.slant))
+        x = x + math.tan(lean) * y
+        em = size * float(factors.scale[i])
+        x, y = (
+            em * (math.cos(turn) * x - math.sin(turn) * y) + size * float(factors.shift[i, 0]),
+            em * (math.sin(turn) * x + math.cos(turn) * y) + size * float(factors.shift[i, 1]),
+        )
+        cross = x[:-1] * y[1:] - x[1:] * y[:-1]
+        area = cross.sum() / 2
+        middle = [((v[:-1] + v[1:]) * cross).sum() / (6 * area) for v in (x, y)]
+        assert float(ink[i]) == pytest.approx(abs(area), rel=0.02)
+        assert centre[i].tolist() == pytest.approx(middle, abs=0.05)
 
 
 def test_the_centre_moves_by_the_shift(plain):

@@ -217,5 +217,11 @@ class Book:
 
 
 @pytest.fixture
+def header() -> str:
+    """What a text with a notebook begins with."""
+    return HEADER
+
+
+@pytest.fixture
 def book(tmp_path: Path) -> Book:
     return Book(tmp_path)

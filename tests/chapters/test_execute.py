@@ -5,19 +5,6 @@ import pytest
 
 from chapters._tools import execute, pairs
 
-HEADER = """---
-jupytext:
-  text_representation:
-    extension: .md
-    format_name: myst
-kernelspec:
-  display_name: Python 3
-  language: python
-  name: python3
----
-
-"""
-
 
 def stale(book):
     return pairs.staleness(book.master, book.root)
@@ -102,11 +89,11 @@ def test_a_cell_that_does_not_parse_is_named(book):
         pairs.closure(["x = 1", "x ="], book.root)
 
 
-def test_execution_stores_outputs_and_a_second_one_has_nothing_to_do(tmp_path, capsys):
+def test_execution_stores_outputs_and_a_second_one_has_nothing_to_do(tmp_path, capsys, header):
     chapters = tmp_path / "chapters"
     chapters.mkdir()
     text = "# T\n\nBefore.\n\n```{code-cell} ipython3\nprint('a')\nprint(6 * 7)\n```\n\nAfter.\n"
-    (chapters / "good.md").write_text(HEADER + text, encoding="utf-8")
+    (chapters / "good.md").write_text(header + text, encoding="utf-8")
     assert execute.main(["--check"], root=tmp_path) == 1
     assert "good.md: there is no notebook" in capsys.readouterr().out
     assert execute.main([], root=tmp_path) == 0

@@ -14,13 +14,7 @@ from gdm_lib import viz
 from gdm_lib.viz import plots
 from gdm_lib.viz.display import png
 
-
-@pytest.fixture(autouse=True)
-def _style():
-    with mpl.rc_context():
-        viz.use_style()
-        yield
-    plt.close("all")
+pytestmark = pytest.mark.usefixtures("book_style")
 
 
 def drawn(ax):

@@ -8,7 +8,6 @@ import subprocess
 import sys
 
 import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
@@ -35,12 +34,7 @@ VISION = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _style():
-    with mpl.rc_context():
-        viz.use_style()
-        yield
-    plt.close("all")
+pytestmark = pytest.mark.usefixtures("book_style")
 
 
 def linear(colour):

@@ -4,13 +4,12 @@ Screenshots go to ``GDM_SCREENSHOTS``, or to a temporary folder whose name is pr
 """
 
 import os
-import threading
 from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+
+from tests.browser.conftest import served
 
 SITE = Path(__file__).parents[2] / "_build" / "html"
 PAGES = sorted(path.relative_to(SITE).as_posix() for path in SITE.glob("chapters/**/*.html"))
@@ -22,22 +21,10 @@ if not (SITE / "_static" / "mathjax").exists():
     pytest.skip("the site is built with ASSETS=cdn, and needs the network", allow_module_level=True)
 
 
-class Quiet(SimpleHTTPRequestHandler):
-    """Serves without a line on the terminal for each file."""
-
-    def log_message(self, *args) -> None:
-        """Say nothing."""
-
-
 @pytest.fixture(scope="module")
 def site() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(SITE)))
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with served(SITE) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")

@@ -313,6 +313,26 @@ class Frame {
     this.row(label, id, range, field);
   }
 
+  /** A slider over a list; the value is the item, and what is said is its text. */
+  steps(key, { label, items, texts }) {
+    const id = unique();
+    const range = h("input", { type: "range", id, min: 0, max: items.length - 1, step: 1 });
+    const said = h("span", { class: "gdm-said", "aria-hidden": "true" });
+    const show = (value) => {
+      const i = items.indexOf(value);
+      range.value = i;
+      range.setAttribute("aria-valuetext", texts[i]);
+      said.textContent = texts[i];
+    };
+    range.addEventListener("input", () => {
+      show(items[range.value]);
+      this.set(key, items[range.value]);
+    });
+    show(this.values[key]);
+    this.controls[key] = show;
+    this.row(label, id, range, said);
+  }
+
   /** A menu; the value is the index of the option. */
   menu(key, { label, options }) {
     const id = unique();

@@ -15,6 +15,7 @@ import importlib
 import json
 import os
 import pkgutil
+import re
 import shutil
 from pathlib import Path
 from types import ModuleType
@@ -42,6 +43,9 @@ API_MARK = "<!-- modules -->"
 # The order of the reference is the order of the imports; what is not named goes by its name.
 LAYERS = ("protocols", "nn", "bijections", "likelihoods", "data", "metrics", "viz")
 LAST = ("training", "pretrained", "exercises", "widgets", "cli")
+ICON_SCRIPT = re.compile(
+    r"<script[^>]*fontawesome\.js[^>]*></script>\s*|<link[^>]*fontawesome\.js[^>]*>\s*"
+)
 EARLY = 10  # before the listeners of the theme and of sphinx-external-toc
 LATE = 900
 
@@ -74,7 +78,8 @@ def use_local_assets(app: Sphinx, config: Config) -> None:
                     "`make book ASSETS=cdn` to let pages load it from the network."
                 )
         config.mathjax_path = MATHJAX_ON_SITE
-    config.nb_ipywidgets_js = {HOST: {"type": "module", "data-gdm-runtime": engine}}
+    host = {"type": "module", "async": "async", "data-gdm-runtime": engine}
+    config.nb_ipywidgets_js = {HOST: host}
 
 
 def copy_assets(app: Sphinx) -> None:
@@ -127,9 +132,7 @@ def publish_widgets(
             text = json.dumps({"state": state}, ensure_ascii=False).replace("<", "\\u003c")
             attributes["body"] = text
         files.append(script)
-    context["script_files"] = [
-        script for script in files if alive or not _is_for_widgets(script)
-    ]
+    context["script_files"] = [script for script in files if alive or not _is_for_widgets(script)]
 
 
 def _is_for_widgets(script: Any) -> bool:
@@ -188,6 +191,18 @@ def keep_attribute_text(
         lines.insert(0, "\\ ")
 
 
+def drop_icon_script(app: Sphinx, error: Exception | None) -> None:
+    """Take the theme's icons from its fonts alone.
+
+    The theme draws them a second time with a script of 1.5 MB, the largest part of a page.
+    """
+    if error is None and app.builder.format == "html":
+        for path in Path(app.outdir).rglob("*.html"):
+            text = path.read_text("utf-8")
+            if "fontawesome.js" in text:
+                path.write_text(ICON_SCRIPT.sub("", text), encoding="utf-8", newline="\n")
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register the extension."""
     for listener in (exclude_masters, use_local_assets, set_theme):
@@ -196,6 +211,8 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("source-read", list_modules)
     app.connect("autodoc-process-docstring", keep_attribute_text, priority=EARLY)
     app.connect("html-page-context", publish_widgets, priority=LATE)
+    app.connect("build-finished", drop_icon_script)
     app.add_css_file("book.css")
     app.add_css_file("widgets.css")
+    app.add_js_file("math.js", defer="defer", priority=EARLY)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

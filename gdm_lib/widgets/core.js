@@ -92,6 +92,24 @@ function picture(width, height, label = "") {
   return h("canvas", { width, height, role: "img", "aria-label": label, class: "gdm-pixels" });
 }
 
+/** A canvas as fine as the screen, over all of `place`; `sized` hears its size in CSS pixels, and how
+ * many of its own there are to one, now and whenever that changes. */
+function fineCanvas(frame, place, sized) {
+  const canvas = h("canvas", { role: "img", class: "gdm-fine" });
+  place.append(canvas);
+  const watcher = new ResizeObserver(() => {
+    const ratio = Math.max(1, window.devicePixelRatio || 1);
+    const { clientWidth: width, clientHeight: height } = canvas;
+    if (!width || !height) return; // hidden
+    canvas.width = Math.round(width * ratio);
+    canvas.height = Math.round(height * ratio);
+    sized(width, height, ratio);
+  });
+  watcher.observe(canvas);
+  frame.undo.push(() => watcher.disconnect());
+  return canvas;
+}
+
 /** The frame of a widget: stage, controls, status line; its values; and the way to ask. */
 class Frame {
   constructor(model, el, kind) {
@@ -331,6 +349,7 @@ class Frame {
     show(this.values[key]);
     this.controls[key] = show;
     this.row(label, id, range, said);
+    return range;
   }
 
   /** A menu; the value is the index of the option. */

@@ -235,4 +235,7 @@ export function start(root = document) {
   }
 }
 
-start();
+// As soon as the page is parsed: what other scripts do before it counts as loaded takes long.
+if (document.readyState === "loading")
+  document.addEventListener("readystatechange", () => start(), { once: true });
+else start();

@@ -3,7 +3,9 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import torch
 
+from gdm_lib.widgets.step_through import StepThrough
 from gdm_lib.widgets.sweep import Sweep
 from tests.browser.widget_page import drive, settle
 from tests.widgets.test_frames import unpacked
@@ -33,6 +35,18 @@ def curve(power):
     return figure
 
 
+def holds_still_and_moves(visit, width):
+    """The page keeps its place while the widget comes and each control moves the picture."""
+    after = visit.page.locator("#after")
+    root = visit.page.locator(".gdm")
+    place = after.bounding_box()
+    done = drive(visit.page, root)
+    assert after.bounding_box() == place
+    assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
+    assert visit.errors == []
+    return done
+
+
 class TestSweep:
     def test_each_value_shows_its_frame_pixel_by_pixel(self, stage):
         widget = Sweep(noise, {"seed": [1, 10, 100], "kind": ["a", "bb"]})
@@ -55,11 +69,114 @@ class TestSweep:
 
     @pytest.mark.parametrize("screen", SCREENS, ids=["desktop", "phone"])
     def test_every_control_moves_the_picture_and_nothing_jumps(self, stage, screen):
-        visit = stage(Sweep(curve, {"power": [1, 2, 3, 5]}), **screen)
-        after = visit.page.locator("#after")
-        place = after.bounding_box()
+        holds_still_and_moves(
+            stage(Sweep(curve, {"power": [1, 2, 3, 5]}), **screen), screen["width"]
+        )
+
+
+STEPS = torch.tensor([[[-1.0, -1.0]], [[1.0, 0.0]], [[0.0, 1.5]]])
+
+
+def dot(root):
+    """Where the only, blue, point of a picture is, in CSS pixels."""
+    pixels = canvas_pixels(root).astype(int)
+    box = root.locator("canvas").bounding_box()
+    y, x = np.argwhere(pixels[..., 2] - pixels[..., 0] > 60).mean(0) + 0.5
+    return x * box["width"] / pixels.shape[1], y * box["height"] / pixels.shape[0]
+
+
+class TestStepThrough:
+    def test_each_step_shows_its_picture_pixel_by_pixel(self, stage):
+        steps = [torch.rand(3, n, n, generator=torch.Generator().manual_seed(n)) for n in (2, 4, 8)]
+        widget = StepThrough.images(
+            {"there": steps, "back": steps[::-1]}, titles=["four", "sixteen", "sixty-four"]
+        )
+        visit = stage(widget)
         root = visit.page.locator(".gdm")
-        assert drive(visit.page, root)
-        assert after.bounding_box() == place
-        assert visit.page.evaluate("document.documentElement.scrollWidth") <= screen["width"]
+        frames = iter(unpacked(widget.sheet, widget.spec["layout"]))
+        for track in range(2):
+            root.locator("input[type=radio]").nth(track).check(force=True)
+            for i in range(3):
+                root.locator("input[type=range]").evaluate(PLACE, i)
+                settle(visit.page, root)
+                assert np.array_equal(canvas_pixels(root), next(frames))
+                said = widget.spec["says"][track][i]
+                assert root.locator(".gdm-status").inner_text() == said
+                slider = root.locator("input[type=range]")
+                assert slider.get_attribute("aria-valuetext") == said
         assert visit.errors == []
+
+    @pytest.mark.parametrize("ratio", [1, 2])
+    def test_points_are_where_they_should_be(self, stage, ratio):
+        widget = StepThrough.points(STEPS, extent=(-2, 2, -2, 2))
+        visit = stage(widget, device_scale_factor=ratio)
+        root = visit.page.locator(".gdm")
+        margin, width = widget.spec["margin"], widget.spec["width"]
+        inner = width - margin["left"] - margin["right"]
+        for i, (x, y) in enumerate(STEPS[:, 0].tolist()):
+            root.locator("input[type=range]").evaluate(PLACE, i)
+            settle(visit.page, root)
+            left, top = dot(root)
+            assert left == pytest.approx(margin["left"] + inner * (x + 2) / 4, abs=0.6)
+            assert top == pytest.approx(margin["top"] + inner * (2 - y) / 4, abs=0.6)
+        assert visit.errors == []
+
+    def test_points_glide_on_the_line_between_steps(self, stage):
+        visit = stage(StepThrough.points(STEPS, extent=(-2, 2, -2, 2)))
+        root = visit.page.locator(".gdm")
+        settle(visit.page, root)
+        start = dot(root)
+        root.get_by_role("button", name="Next").click()
+        seen = [dot(root) for _ in range(8)]
+        settle(visit.page, root)
+        end = dot(root)
+        between = [p for p in seen if start[0] + 3 < p[0] < end[0] - 3]
+        assert between, seen
+        for x, y in between:
+            t = (x - start[0]) / (end[0] - start[0])
+            assert y == pytest.approx(start[1] + t * (end[1] - start[1]), abs=1.5)
+        assert visit.errors == []
+
+    def test_who_wants_less_motion_sees_no_gliding(self, stage):
+        visit = stage(StepThrough.points(STEPS, extent=(-2, 2, -2, 2)), reduced_motion="reduce")
+        root = visit.page.locator(".gdm")
+        settle(visit.page, root)
+        before = root.get_attribute("data-gdm-pictures")
+        root.get_by_role("button", name="Next").click()
+        settle(visit.page, root)
+        assert int(root.get_attribute("data-gdm-pictures")) == int(before) + 1
+
+    def test_it_plays_to_the_end_and_no_further_and_stops_for_a_hand(self, stage):
+        visit = stage(StepThrough.images(torch.linspace(0, 1, 4).reshape(4, 1, 1, 1)))
+        root = visit.page.locator(".gdm")
+        settle(visit.page, root)
+        assert "Step 0 of 3" in root.inner_text()
+        visit.page.wait_for_timeout(1000)
+        assert "Step 0 of 3" in root.inner_text()  # nothing starts by itself
+        root.get_by_role("button", name="Play").click()
+        root.get_by_text("Step 3 of 3").wait_for()
+        root.get_by_role("button", name="Play").wait_for()
+        visit.page.wait_for_timeout(1000)
+        assert "Step 3 of 3" in root.inner_text()
+        root.get_by_role("button", name="Play").click()
+        root.get_by_text("Step 0 of 3").wait_for()
+        root.locator("input[type=range]").evaluate(PLACE, 2)
+        visit.page.wait_for_timeout(1000)
+        assert "Step 2 of 3" in root.inner_text()
+        root.get_by_role("button", name="Next").click()
+        root.get_by_role("button", name="Next").click()
+        assert "Step 0 of 3" in root.inner_text()
+        root.get_by_role("button", name="Back").click()
+        assert "Step 3 of 3" in root.inner_text()
+        assert visit.errors == []
+
+    @pytest.mark.parametrize("screen", SCREENS, ids=["desktop", "phone"])
+    @pytest.mark.parametrize("kind", ["images", "points"])
+    def test_every_control_moves_the_picture_and_nothing_jumps(self, stage, screen, kind):
+        if kind == "points":
+            steps = torch.randn(4, 200, 2, generator=torch.Generator().manual_seed(0))
+            tracks = {"to data": steps, "to base": steps.flip(0) + 0.1}
+            widget = StepThrough.points(tracks, extent=(-3, 3, -3, 3))
+        else:
+            widget = StepThrough.images(torch.linspace(0, 1, 4).reshape(4, 1, 1, 1))
+        holds_still_and_moves(stage(widget, **screen), screen["width"])

@@ -124,7 +124,7 @@ class LatentExplorer(Widget):
                 "mode": "plane",
                 "names": list(directions),
                 "reach": reach,
-                "step": _step(reach),
+                "step": reach / 60,
                 **_spec(first, basis, sliders),
             },
             width=2 * SIDE + 8,
@@ -281,11 +281,6 @@ def _spec(images: Tensor, latents: Tensor, sliders: Sequence[Slider]) -> dict[st
 
 def _values(sliders: Sequence[Slider]) -> dict[str, float]:
     return {slider.name: float(slider.value) for slider in sliders}
-
-
-def _step(reach: float) -> float:
-    """About a hundredth of the way, and a round number."""
-    return float(f"{reach / 60:.0e}")
 
 
 def _gap(images: Tensor) -> int:

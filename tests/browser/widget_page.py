@@ -11,7 +11,8 @@ from chapters._tools.book_site import ENGINE, ENGINE_FILES, SITE, WIDGETS_CSS
 
 ENGINE_READY = all((ENGINE / name).exists() for name in ENGINE_FILES)
 PAGE = """<!doctype html><html lang="en"{theme}><meta charset="utf-8">
-<meta name="viewport" content="width=device-width"><title>Widgets</title><link rel="icon" href="data:,">
+<meta name="viewport" content="width=device-width"><title>Widgets</title>
+<link rel="icon" href="data:,">
 <link rel="stylesheet" href="_static/widgets.css">
 <style>body {{ margin: 16px; font-family: sans-serif }} [data-theme=dark] body {{
   background: #14181e; --pst-color-text-base: #ced6dd; --pst-color-background: #14181e;
@@ -25,6 +26,8 @@ PAGE = """<!doctype html><html lang="en"{theme}><meta charset="utf-8">
 
 def stored_state(*widgets) -> dict:
     """The state of widgets as a notebook stores it."""
+    if not widgets:
+        return {}
     return embed_data(views=widgets, drop_defaults=False)["manager_state"]["state"]
 
 
@@ -51,6 +54,10 @@ def write_page(folder: Path, *widgets, theme: str = "light", name: str = "page.h
 # -- driving
 
 
+# The places of all options, from the one after the chosen one round to that.
+ROUND = """(e, kind) => { const all = [...e.querySelectorAll(kind)];
+    const now = all.findIndex(o => o.selected || o.checked);
+    return all.map((_, i) => (now + 1 + i) % all.length) }"""
 PICTURES = """root => [...root.querySelectorAll('.gdm-stage canvas')]
     .map(canvas => canvas.toDataURL()).join('|')
     + [...root.querySelectorAll('.gdm-stage .gdm-marker')].map(m => m.style.cssText).join()"""
@@ -143,17 +150,15 @@ def drive(page, root) -> list[str]:
         assert "held to" in root.locator(".gdm-status").inner_text()
         settle(page, root)
     for menu in root.locator("select").all():
-        count = menu.locator("option").count()
         name = label_of(menu)
-        for option in [*range(1, count), 0]:
+        for option in menu.evaluate(ROUND, "option"):
             before = pictures(root)
             menu.select_option(index=option)
             moved(before, f"{name}: option {option}")
     for group in root.locator("[role=radiogroup]").all():
-        radios = group.locator("input").all()
-        for i in [*range(1, len(radios)), 0]:
+        for i in group.evaluate(ROUND, "input"):
             before = pictures(root)
-            radios[i].check(force=True)
+            group.locator("input").nth(i).check(force=True)
             moved(before, f"{group.get_attribute('aria-label')}: choice {i}")
     for pad in root.locator("[data-gdm-pad]").all():
         box = pad.bounding_box()

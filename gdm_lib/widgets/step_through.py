@@ -174,7 +174,7 @@ class StepThrough(Widget):
             "extent": [left, right, bottom, top],
             "margin": MARGIN,
             "radius": RADIUS,
-            "ticks": [_ticks(left, right), _ticks(bottom, top)],
+            "ticks": [ticks(left, right), ticks(bottom, top)],
             "labels": list(labels),
             "hues": hues,
         }
@@ -272,7 +272,7 @@ def _hues(colours: Tensor | np.ndarray | None, count: int) -> tuple[list[str], n
     return list(PALETTE), given.astype(np.uint8)
 
 
-def _ticks(low: float, high: float) -> list[tuple[float, str]]:
+def ticks(low: float, high: float) -> list[tuple[float, str]]:
     """A few round numbers within an interval, and their texts."""
     ticks = MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(low, high)
     slack = 1e-9 * (high - low)

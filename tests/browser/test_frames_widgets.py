@@ -1,10 +1,14 @@
 """``Sweep``, ``StepThrough`` and ``AudioProbe`` on a page without kernel."""
 
+import io
+import wave
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 
+from gdm_lib.widgets.audio_probe import AudioProbe
 from gdm_lib.widgets.step_through import StepThrough
 from gdm_lib.widgets.sweep import Sweep
 from tests.browser.widget_page import drive, settle
@@ -180,3 +184,103 @@ class TestStepThrough:
         else:
             widget = StepThrough.images(torch.linspace(0, 1, 4).reshape(4, 1, 1, 1))
         holds_still_and_moves(stage(widget, **screen), screen["width"])
+
+
+RATE = 8_000
+
+
+def sine(hertz, seconds):
+    return 0.5 * torch.sin(2 * torch.pi * hertz * torch.arange(round(seconds * RATE)) / RATE)
+
+
+class TestAudioProbe:
+    def test_the_cursor_reads_the_spectrogram(self, stage):
+        step = torch.cat([sine(1000, 1), sine(3000, 1)])
+        visit = stage(AudioProbe({"steps": step, "nothing": torch.zeros(RATE)}, RATE))
+        root = visit.page.locator(".gdm")
+        settle(visit.page, root)
+        pad = root.locator("[data-gdm-pad]")
+        pad.focus()
+        for keys, said in (
+            (["ArrowRight"] * 2, "steps, at 0.04 of 2.00 s: loudest near 1.00 kHz, −6 dB."),
+            (
+                ["End", "ArrowDown", "ArrowLeft"],
+                "steps, at 1.96 of 2.00 s: loudest near 3.00 kHz, −6 dB.",
+            ),
+            (["Home", "Shift+ArrowUp"], "steps, at 0.20 of 2.00 s: loudest near 1.00 kHz, −6 dB."),
+        ):
+            for key in keys:
+                visit.page.keyboard.press(key)
+            settle(visit.page, root)
+            assert root.locator(".gdm-status").inner_text() == said
+            assert root.locator("canvas").get_attribute("aria-label") == said
+        # A shorter clip holds the cursor to its end.
+        visit.page.keyboard.press("End")
+        root.locator("select").select_option(index=1)
+        settle(visit.page, root)
+        assert root.locator("input[type=number]").input_value() == "1.00"
+        assert root.locator(".gdm-status").inner_text() == "nothing lasts 1.00 s."
+        assert visit.errors == []
+
+    def test_a_click_moves_the_cursor_there(self, stage):
+        widget = AudioProbe([sine(1000, 2)], RATE)
+        visit = stage(widget)
+        root = visit.page.locator(".gdm")
+        settle(visit.page, root)
+        margin, width = widget.spec["margin"], widget.spec["width"]
+        plot = width - margin["left"] - margin["right"]
+        root.locator("[data-gdm-pad]").click(position={"x": margin["left"] + plot / 4, "y": 200})
+        settle(visit.page, root)
+        assert float(root.locator("input[type=range]").input_value()) == pytest.approx(
+            0.5, abs=0.01
+        )
+        pixels = canvas_pixels(root).astype(int)
+        column = np.argwhere((pixels[20] == [0x00, 0x72, 0xB2]).all(-1)).mean()
+        assert column == pytest.approx(margin["left"] + plot / 4, abs=1.5)
+
+    def test_it_plays_and_stops(self, stage):
+        visit = stage(AudioProbe([sine(440, 1)], RATE))
+        root = visit.page.locator(".gdm")
+        settle(visit.page, root)
+        place = root.locator("input[type=range]")
+        assert place.input_value() == "0"
+        root.get_by_role("button", name="Play").click()
+        visit.page.wait_for_timeout(300)
+        assert "plays" in root.locator(".gdm-status").inner_text()
+        root.get_by_role("button", name="Pause").click()
+        stopped = float(place.input_value())
+        assert 0 < stopped < 1
+        visit.page.wait_for_timeout(300)
+        assert float(place.input_value()) == stopped
+        root.get_by_role("button", name="Play").click()
+        root.get_by_role("button", name="Play").wait_for()  # once it is over
+        assert float(place.input_value()) == 1
+        root.get_by_role("button", name="Play").click()  # from the start again
+        visit.page.wait_for_timeout(200)
+        assert 0 < float(place.input_value()) < 0.9
+        assert visit.errors == []
+
+    def test_the_file_that_is_played_is_the_clip(self, stage):
+        clip = torch.rand(4_000, generator=torch.Generator().manual_seed(0)) * 2 - 1
+        widget = AudioProbe([torch.zeros(100), clip], RATE)
+        visit = stage(widget)
+        root = visit.page.locator(".gdm")
+        visit.page.evaluate(
+            """() => { const make = URL.createObjectURL;
+            URL.createObjectURL = (blob) => (window.made = blob, make(blob)) }"""
+        )
+        settle(visit.page, root)
+        root.locator("select").select_option(index=1)
+        root.get_by_role("button", name="Play").click()
+        visit.page.wait_for_function("window.made")
+        file = bytes(visit.page.evaluate("made.arrayBuffer().then((b) => [...new Uint8Array(b)])"))
+        with wave.open(io.BytesIO(file)) as sound:
+            assert sound.getparams()[:4] == (1, 2, RATE, 4_000)
+            stored = np.frombuffer(sound.readframes(4_000), "<i2")
+        assert np.abs(stored / 32_767 - clip.numpy()).max() <= 1 / 65_534 * 1.001
+
+    @pytest.mark.parametrize("screen", SCREENS, ids=["desktop", "phone"])
+    def test_every_control_moves_the_picture_and_nothing_jumps(self, stage, screen):
+        widget = AudioProbe({"high": sine(3000, 1), "low": sine(300, 1)}, RATE)
+        done = holds_still_and_moves(stage(widget, **screen), screen["width"])
+        assert {"button Play", "plane: ArrowUp", "clip: option 1"} <= set(done)

@@ -255,6 +255,7 @@ export default {
       for (const address of addresses.values()) URL.revokeObjectURL(address);
     });
     frame.showStill();
+    frame.changed();
     return () => frame.close();
   },
 };

@@ -117,7 +117,8 @@ class Frame {
     this.spec = model.get("spec");
     this.values = { ...model.get("values") };
     this.undo = []; // what to do when the widget leaves the page
-    this.controls = {};
+    this.controls = {}; // by key: shows a value
+    this.holds = {}; // by key: takes a value that may be out of range
     this.changed = () => {}; // the widget's own: a control has moved
     this.waiting = new Map();
     this.asked = 0;
@@ -289,6 +290,10 @@ class Frame {
   follow(values) {
     for (const [key, value] of Object.entries(values)) {
       if (Object.is(this.values[key], value)) continue;
+      if (this.holds[key]) {
+        this.holds[key](value);
+        continue;
+      }
       this.values[key] = value;
       this.controls[key]?.(value);
       this.changed(key);
@@ -331,25 +336,38 @@ class Frame {
     this.row(label, id, range, field);
   }
 
-  /** A slider over a list; the value is the item, and what is said is its text. */
-  steps(key, { label, items, texts }) {
+  /** A slider over a list, or a menu of it; the value is the item, the nearest if there is none. */
+  steps(key, { label, items, texts, menu = false }) {
     const id = unique();
-    const range = h("input", { type: "range", id, min: 0, max: items.length - 1, step: 1 });
+    const options = menu ? texts.map((text, i) => h("option", { value: i }, text)) : [];
+    const range = { type: "range", min: 0, max: items.length - 1, step: 1 };
+    const control = h(menu ? "select" : "input", { id, ...(menu ? {} : range) }, ...options);
     const said = h("span", { class: "gdm-said", "aria-hidden": "true" });
     const show = (value) => {
       const i = items.indexOf(value);
-      range.value = i;
-      range.setAttribute("aria-valuetext", texts[i]);
+      control.value = i;
+      if (menu) return;
+      control.setAttribute("aria-valuetext", texts[i]);
       said.textContent = texts[i];
     };
-    range.addEventListener("input", () => {
-      show(items[range.value]);
-      this.set(key, items[range.value]);
-    });
+    const place = (value) => {
+      if (items.includes(value)) return items.indexOf(value);
+      const far = items.map((item) => Math.abs(item - value));
+      return Math.max(0, far.indexOf(Math.min(...far)));
+    };
+    const hold = (value) => {
+      const i = place(value);
+      show(items[i]);
+      this.set(key, items[i]);
+      if (items[i] !== value) this.notice(`${label}: there is no ${value}, so ${texts[i]} is shown.`);
+    };
+    control.addEventListener(menu ? "change" : "input", () => hold(items[control.value]));
+    this.values[key] = items[place(this.values[key])];
     show(this.values[key]);
     this.controls[key] = show;
-    this.row(label, id, range, said);
-    return range;
+    this.holds[key] = hold;
+    this.row(label, id, control, ...(menu ? [] : [said]));
+    return control;
   }
 
   /** A menu; the value is the index of the option. */

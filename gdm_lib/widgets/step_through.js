@@ -166,12 +166,7 @@ export default {
     };
     frame.changed = (key) => {
       if (!own) pause();
-      const step = Math.min(count - 1, Math.max(0, Math.round(frame.values.step) || 0));
-      if (step !== frame.values.step) {
-        frame.notice(`step goes from 0 to ${count - 1}: ${frame.values.step} is held to ${step}.`);
-        frame.values.step = step;
-        frame.controls.step(step);
-      }
+      const { step } = frame.values;
       const text = says[frame.values.track || 0][step];
       range.setAttribute("aria-valuetext", text);
       frame.say(text);

@@ -1,5 +1,6 @@
 """``Sweep``, ``StepThrough`` and ``AudioProbe`` on a page without kernel."""
 
+import base64
 import io
 import wave
 
@@ -14,8 +15,25 @@ from gdm_lib.widgets.sweep import Sweep
 from tests.browser.widget_page import drive, settle
 from tests.widgets.test_frames import unpacked
 
-PIXELS = """canvas => [...canvas.getContext('2d')
-    .getImageData(0, 0, canvas.width, canvas.height).data].filter((_, i) => i % 4 < 3)"""
+PIXELS = """canvas => { let text = '';
+    const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+    for (const value of data) text += String.fromCharCode(value);
+    return btoa(text) }"""
+TRACE = """canvas => new Promise((done) => {  // where the blue point is, at each frame of a second
+    const seen = [], begin = performance.now();
+    const look = () => {
+        const { data, width } = canvas.getContext('2d')
+            .getImageData(0, 0, canvas.width, canvas.height);
+        let [x, y, n] = [0, 0, 0];
+        for (let i = 0; i < data.length; i += 4)
+            if (data[i + 2] - data[i] > 60) {
+                x += (i / 4) % width; y += Math.floor(i / 4 / width); n += 1; }
+        seen.push([x / n + 0.5, y / n + 0.5]);
+        if (performance.now() - begin < 1000) requestAnimationFrame(look); else done(seen);
+    };
+    document.querySelector('button:last-of-type').click();
+    look();
+})"""
 PLACE = """(e, i) => { e.value = i; e.dispatchEvent(new Event('input', {bubbles: true})) }"""
 SCREENS = [{"width": 1280, "theme": "light"}, {"width": 390, "theme": "dark", "has_touch": True}]
 
@@ -24,7 +42,8 @@ def canvas_pixels(root):
     """What the picture's canvas holds, ``(H, W, 3)``."""
     canvas = root.locator(".gdm-stage canvas").first
     height, width = canvas.evaluate("c => [c.height, c.width]")
-    return np.array(canvas.evaluate(PIXELS), np.uint8).reshape(height, width, 3)
+    data = base64.b64decode(canvas.evaluate(PIXELS))
+    return np.frombuffer(data, np.uint8).reshape(height, width, 4)[..., :3]
 
 
 def noise(seed, kind):
@@ -69,6 +88,26 @@ class TestSweep:
                 assert root.locator("canvas").get_attribute("aria-label") == said
                 slider = root.locator("input[type=range]")
                 assert slider.get_attribute("aria-valuetext") == str(seed)
+        assert visit.errors == []
+
+    def test_a_value_without_a_picture_goes_to_the_nearest(self, stage):
+        widget = Sweep(noise, {"seed": [1, 10, 100], "kind": ["a", "bb"]})
+        widget.values = {"seed": 70, "kind": "none"}
+        visit = stage(widget)
+        root = visit.page.locator(".gdm")
+        settle(visit.page, root)
+        assert root.locator(".gdm-status").inner_text() == "seed 100, kind a."
+        assert np.array_equal(canvas_pixels(root), noise(100, "a"))
+
+    def test_a_damaged_sheet_is_told_and_the_still_picture_stays(self, stage):
+        broken, whole = (Sweep(noise, {"seed": [1, 2, 3], "kind": ["a", "bb"]}) for _ in range(2))
+        broken.sheet = broken.sheet[:100]
+        visit = stage(broken, whole)
+        visit.page.locator(".gdm-fault").wait_for()
+        first, second = visit.page.locator(".gdm").all()
+        assert "This picture could not be made" in first.inner_text()
+        assert first.locator(".gdm-still").is_visible()
+        assert drive(visit.page, second)
         assert visit.errors == []
 
     @pytest.mark.parametrize("screen", SCREENS, ids=["desktop", "phone"])
@@ -130,10 +169,9 @@ class TestStepThrough:
         root = visit.page.locator(".gdm")
         settle(visit.page, root)
         start = dot(root)
-        root.get_by_role("button", name="Next").click()
-        seen = [dot(root) for _ in range(8)]
-        settle(visit.page, root)
+        seen = root.locator("canvas").evaluate(TRACE)
         end = dot(root)
+        assert seen[-1] == pytest.approx(end, abs=0.1)
         between = [p for p in seen if start[0] + 3 < p[0] < end[0] - 3]
         assert between, seen
         for x, y in between:

@@ -14,6 +14,9 @@ function h(tag, props = {}, ...children) {
     else if (value === true) element.setAttribute(name, "");
     else if (value !== false && value !== undefined) element.setAttribute(name, value);
   }
+  // In JupyterLab an arrow key would fold the cell, or leave it.
+  if (["input", "select", "button"].includes(tag) || "tabindex" in props)
+    element.dataset.lmSuppressShortcuts = "true";
   element.append(...children);
   return element;
 }
@@ -181,8 +184,9 @@ class Frame {
     this.root.toggleAttribute("data-gdm-failed", Boolean(this.failed));
   }
 
-  /** Called after each live picture: for tests and for benchmarks. */
-  painted() {
+  /** Called after each live picture, with the answer that it shows, which tests look at. */
+  painted(answer) {
+    this.root.gdm = answer;
     this.failed = "";
     this.pending = "";
     this.still?.remove();
@@ -207,21 +211,17 @@ class Frame {
   ask(name, arrays) {
     const id = ++this.asked;
     const shapes = arrays.map(({ shape }) => shape);
-    this.root.gdm = { name, arrays };
     return new Promise((resolve, reject) => {
       this.waiting.set(id, { resolve, reject });
       this.wait();
       const copies = arrays.map(({ data }) => Float32Array.from(data).buffer);
       try {
         this.model.send({ kind: "ask", id, name, shapes }, undefined, copies);
-      } catch (error) {
-        this.waiting.delete(id);
-        reject(error);
+      } catch {
+        this.waiting.delete(id); // the kernel was shut down
+        reject(new Silence());
       }
-    }).then((answer) => {
-      this.root.gdm = { name, arrays, answer };
-      return answer;
-    });
+    }).then((answer) => ({ ...answer, arrays }));
   }
 
   /** A kernel that is busy or gone says nothing. The next move of the hand asks anew. */
@@ -317,22 +317,27 @@ class Frame {
       range.setAttribute("aria-valuetext", digits(value, places));
       field.value = value.toFixed(places);
     };
-    const hold = (value, said) => {
+    const hold = (value) => {
       const held = Math.min(max, Math.max(min, value));
       show(held);
       this.set(key, held);
+      const [low, high, came, used] = [min, max, value, held].map((v) => digits(v, places));
       if (held !== value)
-        this.notice(`${label} goes from ${said(min)} to ${said(max)}: ${said(value)} is held to ${said(held)}.`);
+        this.notice(`${label} goes from ${low} to ${high}: ${came} is held to ${used}.`);
     };
-    range.addEventListener("input", () => hold(Number(range.value), String));
-    field.addEventListener("change", () => {
-      if (field.value.trim() !== "" && Number.isFinite(Number(field.value)))
-        return hold(Number(field.value), (value) => digits(value, places));
+    range.addEventListener("input", () => hold(Number(range.value)));
+    const type = () => {
+      if (field.value.trim() !== "") return hold(Number(field.value));
       show(this.values[key]);
-      return this.notice(`${label}: a number from ${digits(min, places)} to ${digits(max, places)} is needed.`);
-    });
+      const [low, high] = [min, max].map((v) => digits(v, places));
+      return this.notice(`${label}: a number from ${low} to ${high} is needed.`);
+    };
+    field.addEventListener("change", type);
+    // JupyterLab keeps the Enter key from ending the input.
+    field.addEventListener("keydown", (event) => event.key === "Enter" && type());
     show(this.values[key]);
     this.controls[key] = show;
+    this.holds[key] = hold;
     this.row(label, id, range, field);
   }
 

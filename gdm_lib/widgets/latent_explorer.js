@@ -95,11 +95,11 @@ function plane(frame) {
 
   let surroundings = ""; // what the backdrop was painted for
   const draw = frame.steady(async () => {
-    const { data, shape } = await decode(frame, combine(frame, names.map((n) => frame.values[n])), 1);
-    paint(canvas, data, shape);
+    const answer = await decode(frame, combine(frame, names.map((n) => frame.values[n])), 1);
+    paint(canvas, answer.data, answer.shape);
     const where = names.map((name) => `${name} ${digits(frame.values[name])}`).join(", ");
     frame.say(`The picture at ${where}${sayExtras(frame)}.`);
-    frame.painted();
+    frame.painted(answer);
   });
   const drawBackdrop = frame.steady(async () => {
     const rest = [...names.slice(2), ...frame.spec.sliders.map(({ name }) => name)];
@@ -166,7 +166,8 @@ function path(frame) {
     const batch = now === filmed ? 1 : points.length;
     const z = new Float32Array(batch * latent);
     for (let i = 0; i < batch; i++) z.set(way(end(from), end(to), points[i]), i * latent);
-    const { data, shape } = await decode(frame, z, batch);
+    const answer = await decode(frame, z, batch);
+    const { data, shape } = answer;
     paint(top, data, shape, 0, width + gap);
     if (batch > 1) {
       paint(top, data, shape, 1);
@@ -179,7 +180,7 @@ function path(frame) {
       `From ${name(from)} to ${name(to)}: the start, ${Math.round(100 * t)} % of the way along the ` +
         `${along ? "great circle" : "straight line"}, the end${sayExtras(frame)}; below, the whole way.`,
     );
-    frame.painted();
+    frame.painted(answer);
   });
   frame.changed = draw;
 }
@@ -217,12 +218,13 @@ function samples(frame) {
   ]);
   const draw = frame.steady(async () => {
     const factor = spread ? frame.values.spread : 1;
-    const { data, shape } = await decode(frame, z.map((value) => factor * value), count);
+    const answer = await decode(frame, z.map((value) => factor * value), count);
+    const { data, shape } = answer;
     for (let i = 0; i < count; i++)
       paint(canvas, data, shape, i, (i % columns) * width, Math.floor(i / columns) * height);
     const scaled = spread ? `, spread ${digits(factor)}` : "";
     frame.say(`${count} samples${draws ? ` (draw ${draws})` : ""}${scaled}${sayExtras(frame)}.`);
-    frame.painted();
+    frame.painted(answer);
   });
   frame.changed = draw;
 }

@@ -39,7 +39,7 @@ def last(root):
     """What the script asked last, and what it was told: arrays."""
     found = root.evaluate(
         """r => ({asked: r.gdm.arrays.map(a => [[...a.data], a.shape]),
-                 told: [[...r.gdm.answer.data], r.gdm.answer.shape]})"""
+                 told: [[...r.gdm.data], r.gdm.shape]})"""
     )
     asked = [np.reshape(np.float32(data), shape) for data, shape in found["asked"]]
     return asked, np.reshape(np.float32(found["told"][0]), found["told"][1])

@@ -54,10 +54,11 @@ def write_page(folder: Path, *widgets, theme: str = "light", name: str = "page.h
 # -- driving
 
 
-# The places of all options, from the one after the chosen one round to that.
+# The places of the first, middle and last option, starting after the chosen one and ending there.
 ROUND = """(e, kind) => { const all = [...e.querySelectorAll(kind)];
-    const now = all.findIndex(o => o.selected || o.checked);
-    return all.map((_, i) => (now + 1 + i) % all.length) }"""
+    const now = all.findIndex(o => o.selected || o.checked), n = all.length;
+    const places = [...new Set([0, Math.floor(n / 2), n - 1])].filter(i => i !== now);
+    return [...places, now] }"""
 PICTURES = """root => [...root.querySelectorAll('.gdm-stage canvas')]
     .map(canvas => canvas.toDataURL()).join('|')
     + [...root.querySelectorAll('.gdm-stage .gdm-marker')].map(m => m.style.cssText).join()"""

@@ -327,6 +327,7 @@ class Frame {
     };
     range.addEventListener("input", () => hold(Number(range.value)));
     const type = () => {
+      if (field.value === this.values[key].toFixed(places)) return undefined; // said already
       if (field.value.trim() !== "") return hold(Number(field.value));
       show(this.values[key]);
       const [low, high] = [min, max].map((v) => digits(v, places));

@@ -180,6 +180,7 @@ class Widget(anywidget.AnyWidget):
         image = image_html(self.poster, alt=self._alt, width=self.spec["width"])
         return (
             f'<figure class="gdm-figure gdm-widget" data-gdm-widget="{self.model_id}" '
+            f'data-gdm-alone="{str(self.spec["alone"]).lower()}" '
             f'style="margin:0.5em 0;{size}">\n<div class="gdm-stage">{image}</div>\n'
             f'<div class="gdm-room" style="height:{self.spec["rows"] * ROW}px"></div>\n'
             f'<figcaption class="gdm-status">{html.escape(self._line)}</figcaption>\n</figure>'

@@ -66,6 +66,9 @@ def export(function: Callable[..., Tensor], *shapes: Sequence[int]) -> bytes:
                 dynamic_shapes=(tuple({0: batch} for _ in arrays),),
                 dynamo=True,
                 external_data=False,
+                # The engine folds a batch norm into the weights before it when it loads them; here
+                # that would give weights that 16 bits no longer hold.
+                optimize=False,
                 verbose=False,
             )
     except Exception as error:

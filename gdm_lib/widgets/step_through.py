@@ -7,6 +7,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+import torch
 import traitlets
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
@@ -78,8 +79,9 @@ class StepThrough(Widget):
                 not one title for each step, or pictures too large in all.
         """
         tracks = _tracks(steps)
+        tall = max([p.shape[-2] for t in tracks.values() for p in t if _is_images(p)], default=0)
         given = [
-            [to_frame(picture, f"steps[{i}]") for i, picture in enumerate(track)]
+            [to_frame(_as_tall(picture, tall), f"steps[{i}]") for i, picture in enumerate(track)]
             for track in tracks.values()
         ]
         flat = [
@@ -205,6 +207,20 @@ class StepThrough(Widget):
             values={"step": start, **({"track": 0} if len(names) > 1 else {})},
             **rest,
         )
+
+
+def _is_images(picture: Any) -> bool:
+    return isinstance(picture, Tensor) and picture.dim() in (3, 4)
+
+
+def _as_tall(picture: Any, height: int) -> Any:
+    """Images enlarged before they are tiled, so that the gaps are the same at every size."""
+    if not _is_images(picture) or picture.shape[-2] == height:
+        return picture
+    batch = picture if picture.dim() == 4 else picture[None]
+    size = height, round(height * batch.shape[-1] / batch.shape[-2])
+    large = torch.nn.functional.interpolate(batch.float(), size)
+    return large if picture.dim() == 4 else large[0]
 
 
 def _cpu(values: Any) -> Any:

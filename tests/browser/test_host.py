@@ -27,7 +27,7 @@ def digits():
 
 
 FIGURE = (
-    '<figure data-gdm-widget="{id}"><img alt="still" width="40" height="40" '
+    '<figure data-gdm-widget="{id}" data-gdm-alone="{alone}"><img alt="still" width="40" height="40" '
     'src="data:image/gif;base64,R0lGODlhAQABAAAAACwAAAAAAQABAAA="><figcaption>Still.</figcaption>'
     "</figure>"
 )
@@ -43,8 +43,8 @@ def page_of(tmp_path, visit):
     write_page(tmp_path, name="unused.html")
     with served(tmp_path) as address:
 
-        def open_page(state, *, between="", raw=None):
-            body = between.join(FIGURE.format(id=name) for name in state)
+        def open_page(state, *, between="", raw=None, alone="true"):
+            body = between.join(FIGURE.format(id=name, alone=alone) for name in state)
             text = raw or json.dumps({"state": state}).replace("<", "\\u003c")
             (tmp_path / "bare.html").write_text(PAGE.format(body=body, state=text))
             visit.page.goto(f"{address}/bare.html")
@@ -144,7 +144,7 @@ class TestAnyWidget:
         assert "the file widgets/gone.bin is missing (status 404)" in text
 
     def test_a_widget_that_needs_a_kernel_stays_a_picture(self, page_of):
-        visit = page_of({"a": entry(name="a", count=0, spec={"alone": False})})
+        visit = page_of({"a": entry(name="a", count=0)}, alone="false")
         assert visit.page.locator("figure").inner_text() == "Still."
         assert visit.page.get_by_role("button").count() == 0
 

@@ -73,8 +73,11 @@ def test_convolutions_and_normalisation():
         nn.Tanh(),
     )
     model(torch.randn(32, 16))
-    model.eval()
+    model.half().float().eval()
     file = export(model, (16,))
+    kept = onnx.load_from_string(file).graph.initializer
+    large = [tensor for tensor in kept if np.prod(tensor.dims) >= 16]
+    assert {tensor.data_type for tensor in large} == {onnx.TensorProto.FLOAT16}
     z = torch.randn(3, 16)
     with torch.no_grad():
         assert np.abs(run(file, z.numpy()) - model(z).numpy()).max() < 1e-5

@@ -207,3 +207,13 @@ ZEROS = torch.zeros(3, 4, 2)
 def test_bad_input_is_named(make, said):
     with pytest.raises(ValueError, match=said):
         make()
+
+
+def test_sets_of_pictures_that_grow_keep_their_gaps():
+    torch.manual_seed(0)
+    large = torch.rand(5, 1, 32, 32)
+    steps = [torch.nn.functional.avg_pool2d(large, 32 // side) for side in (4, 8, 32)]
+    grown = StepThrough.images(steps)
+    same = StepThrough.images([steps[2], steps[2]])
+    for name in ("height", "width"):
+        assert grown.spec["layout"][name] == same.spec["layout"][name]

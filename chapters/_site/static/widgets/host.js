@@ -231,7 +231,8 @@ export function start(root = document) {
   );
   for (const figure of root.querySelectorAll("figure[data-gdm-widget]")) {
     const entry = state[figure.dataset.gdmWidget];
-    if (entry?.state._esm && entry.state.spec?.alone !== false) watcher.observe(figure);
+    // One that needs a kernel stays a picture, with the line that says so.
+    if (entry?.state._esm && figure.dataset.gdmAlone !== "false") watcher.observe(figure);
   }
 }
 

@@ -5,6 +5,7 @@ from gdm_lib.widgets._export import export
 from gdm_lib.widgets.audio_probe import AudioProbe
 from gdm_lib.widgets.latent_explorer import LatentExplorer, Slider, lerp, slerp
 from gdm_lib.widgets.pixel_probe import PixelProbe
+from gdm_lib.widgets.playground2d import Playground2D
 from gdm_lib.widgets.step_through import StepThrough
 from gdm_lib.widgets.sweep import Sweep
 
@@ -12,6 +13,7 @@ __all__ = [
     "AudioProbe",
     "LatentExplorer",
     "PixelProbe",
+    "Playground2D",
     "Slider",
     "StepThrough",
     "Sweep",

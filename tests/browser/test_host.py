@@ -27,7 +27,8 @@ def digits():
 
 
 FIGURE = (
-    '<figure data-gdm-widget="{id}" data-gdm-alone="{alone}"><img alt="still" width="40" height="40" '
+    '<figure data-gdm-widget="{id}" data-gdm-alone="{alone}">'
+    '<img alt="still" width="40" height="40" '
     'src="data:image/gif;base64,R0lGODlhAQABAAAAACwAAAAAAQABAAA="><figcaption>Still.</figcaption>'
     "</figure>"
 )

@@ -223,8 +223,9 @@ class Playground2D(Widget):
             if self._density:
                 with torch.no_grad():
                     log_p = self._density(self.model, _cells(GRID, self._extent)).float()
-                log_p = log_p.nan_to_num(-torch.inf, posinf=torch.inf)
-                levels = (log_p - log_p.max().clamp(max=1e30)).exp().nan_to_num(0.0, posinf=1.0) * 255
+                # No density at all, or an infinite one, is painted too.
+                top = log_p.nan_to_num(-1e30).max().clamp(-1e30, 1e30)
+                levels = (log_p - top).exp().nan_to_num(0.0) * 255
                 density = levels.round().clamp(0, 255).byte().reshape(GRID, GRID).cpu().numpy()
             if self._sample:
                 with torch.no_grad():

@@ -28,7 +28,7 @@ from tests.browser.widget_page import drive, pictures, settle, wait_for_change
 ROOT = Path(__file__).parents[2]
 CHAPTERS = {
     "vae/vae": "The variational autoencoder",
-    "appendix/widgets": "The widgets",
+    "appendix/widgets": "the widgets",
 }
 TARGET_S = 60  # a chapter's budget on two cores
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -165,24 +165,15 @@ def test_a_chapter_opens_runs_and_every_control_moves_a_picture(lab, visit, name
 
 def test_the_kernels_pixels_are_torchs_its_values_are_the_widgets_and_its_end_is_said(lab, visit):
     page = visit.page
-    folder = lab.folder / "chapters"
-    notebook = nbformat.v4.new_notebook(
-        cells=[
-            nbformat.v4.new_markdown_cell("# A small page"),
-            nbformat.v4.new_code_cell(
-                "from gdm_lib import pretrained, widgets\n"
-                "model = pretrained.load('vae/mnist_2d')\n"
-                "explorer = widgets.LatentExplorer.plane(model.decode_mean)\nexplorer"
-            ),
-            nbformat.v4.new_code_cell("explorer.values = {'z₁': -1.25, 'z₂': 7.0}"),
-            nbformat.v4.new_code_cell("explorer.values['z₁']"),
-        ],
-        metadata=pairs.METADATA,
+    open_notebook(
+        page,
+        lab,
+        "from gdm_lib import pretrained, widgets\n"
+        "model = pretrained.load('vae/mnist_2d')\n"
+        "explorer = widgets.LatentExplorer.plane(model.decode_mean)\nexplorer",
+        "explorer.values = {'z₁': -1.25, 'z₂': 7.0}",
+        "explorer.values['z₁']",
     )
-    nbformat.write(notebook, folder / "small.ipynb")
-    page.goto(lab.start.replace("index.ipynb", "small.ipynb"))
-    page.get_by_role("heading", name="A small page").wait_for(timeout=60_000)
-    wait_until_idle(page)
     run_all(page)
     wait_until_idle(page)
     root = widget_of_cell(page, 1)
@@ -214,6 +205,58 @@ def test_the_kernels_pixels_are_torchs_its_values_are_the_widgets_and_its_end_is
     root.locator(".gdm-fault").wait_for(timeout=10_000)
     assert "The kernel does not answer" in root.locator(".gdm-status").inner_text()
     assert picture.evaluate("c => c.toDataURL()") == before
+
+
+def test_a_cell_runs_while_the_playground_trains(lab, visit):
+    page = visit.page
+    open_notebook(
+        page,
+        lab,
+        "import torch\nfrom gdm_lib import widgets\nfrom gdm_lib.data import toy2d\n"
+        "from gdm_lib.vae.vae import VAE\nfrom gdm_lib.likelihoods import IsotropicGaussian\n"
+        "playground = widgets.Playground2D(\n"
+        "    lambda: VAE.mlp((2,), 2, likelihood=IsotropicGaussian()),\n"
+        "    toy2d.two_moons().sample(500), density=False, every=20, record=3)\nplayground",
+        "print('seen', playground.steps > 60)",
+    )
+    page.evaluate("jupyterapp.shell.currentWidget.content.activeCellIndex = 1")
+    page.evaluate("jupyterapp.commands.execute('notebook:run-cell')")
+    root = widget_of_cell(page, 1)
+    page.wait_for_selector(".gdm[data-gdm-pictures]")
+    trained = root.locator(".gdm-said")
+    assert trained.inner_text() == "60"
+    root.get_by_role("button", name="Play").click()
+    beyond = "r => Number(r.querySelector('.gdm-said').textContent) > {}"
+    page.wait_for_function(beyond.format(100), arg=root.element_handle(), timeout=20_000)
+    page.evaluate("jupyterapp.shell.currentWidget.content.activeCellIndex = 2")
+    page.evaluate("jupyterapp.commands.execute('notebook:run-cell')")
+    said = page.locator(".jp-NotebookPanel:visible [data-windowed-list-index='2']")
+    said.get_by_text("seen True").wait_for(timeout=10_000)
+    # It went on meanwhile.
+    now = int(trained.inner_text())
+    page.wait_for_function(beyond.format(now + 40), arg=root.element_handle(), timeout=20_000)
+    root.get_by_role("button", name="Pause").click()
+    # Another run begins with an untrained model.
+    root.get_by_role("button", name="Reset").click()
+    page.wait_for_function(
+        "r => r.querySelector('.gdm-said').textContent === '0'", arg=root.element_handle()
+    )
+    assert "Seed 1." in root.locator(".gdm-status").inner_text()
+
+
+def open_notebook(page, lab, *sources: str) -> None:
+    """A notebook of one title and some cells, in JupyterLab."""
+    notebook = nbformat.v4.new_notebook(
+        cells=[
+            nbformat.v4.new_markdown_cell("# A small page"),
+            *[nbformat.v4.new_code_cell(source) for source in sources],
+        ],
+        metadata=pairs.METADATA,
+    )
+    nbformat.write(notebook, lab.folder / "chapters" / "small.ipynb")
+    page.goto(lab.start.replace("index.ipynb", "small.ipynb"))
+    page.get_by_role("heading", name="A small page").wait_for(timeout=60_000)
+    wait_until_idle(page)
 
 
 def run_cell(page, number: int) -> str:

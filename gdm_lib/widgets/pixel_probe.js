@@ -1,199 +1,195 @@
 // PixelProbe: point at an output pixel, and what it depends on lights up in the input.
 
-/** Makes the canvas as fine as the screen; what is drawn is in CSS pixels. */
-function sharpen(canvas) {
-  const scale = window.devicePixelRatio || 1;
-  const { clientWidth: width, clientHeight: height } = canvas;
-  [canvas.width, canvas.height] = [Math.round(width * scale), Math.round(height * scale)];
-  const context = canvas.getContext("2d");
-  context.scale(scale, scale);
-  return { context, width, height };
-}
-
 /** Where a picture of so many pixels lies under the label; its pixels are whole ones of the screen
  * where there is room for that. */
-function place(width, height, label, tall, wide) {
-  const screen = window.devicePixelRatio || 1;
-  const free = Math.min(width / wide, (height - label) / tall) * screen;
-  const cell = (free >= 1 ? Math.floor(free) : free) / screen;
-  const left = Math.round(((width - cell * wide) / 2) * screen) / screen;
-  const top = Math.round((label + (height - label - cell * tall) / 2) * screen) / screen;
+function within(width, height, ratio, label, tall, wide) {
+  const free = Math.min(width / wide, (height - label) / tall) * ratio;
+  const cell = (free >= 1 ? Math.floor(free) : free) / ratio;
+  const left = Math.round(((width - cell * wide) / 2) * ratio) / ratio;
+  const top = Math.round((label + (height - label - cell * tall) / 2) * ratio) / ratio;
   return { left, top, cell, width: cell * wide, height: cell * tall };
 }
 
-/** The input in light greys, so that what is lit stands out. */
+/** Makes the input light grey, so that what is lit stands out. */
 function greyed(canvas) {
   const context = canvas.getContext("2d", { willReadFrequently: true });
   const image = context.getImageData(0, 0, canvas.width, canvas.height);
   for (let i = 0; i < image.data.length; i += 4) {
     const [r, g, b] = image.data.subarray(i, i + 3);
-    image.data.fill(96 + 0.55 * (0.299 * r + 0.587 * g + 0.114 * b), i, i + 3);
+    image.data.fill(160 + 0.35 * (0.299 * r + 0.587 * g + 0.114 * b), i, i + 3);
   }
   context.putImageData(image, 0, 0);
 }
 
-function probe(frame) {
-  const { model, spec } = frame;
-  const { size, stride, layers, names, marked } = spec;
-  const counts = size.map((n) => Math.ceil(n / stride));
-  const ends = counts.map((n) => (n - 1) * stride);
-  const output = h("canvas", { "aria-hidden": "true" });
-  const input = h("canvas", { role: "img" });
-  const pad = h(
-    "div",
-    {
-      class: "gdm-pad",
-      "data-gdm-pad": true,
-      tabindex: "0",
-      role: "group",
-      "aria-roledescription": "picture to point at",
-      "aria-label": `The ${names[0]}: point at a pixel, tap it, or use the arrow keys`,
-    },
-    output,
-  );
-  frame.stage.append(pad, h("div", { class: "gdm-pad" }, input));
-  frame.slider("row", { label: "row", min: 0, max: ends[0], step: stride, places: 0 });
-  frame.slider("column", { label: "column", min: 0, max: ends[1], step: stride, places: 0 });
-  if (layers.length > 1) frame.choice("layer", { label: "layer", options: layers });
+/** The sheets, and copies of the two images at the size of their pixels. */
+async function loaded({ model, spec }) {
+  const [maps, ...sheets] = await Promise.all([
+    unpack(model.get("sheet"), spec.maps),
+    unpack(model.get("output"), spec.output),
+    unpack(model.get("input"), spec.input),
+  ]);
+  const [output, input] = sheets.map((sheet) => {
+    const canvas = h("canvas", { width: sheet.width, height: sheet.height });
+    sheet.show(canvas, 0);
+    return canvas;
+  });
+  greyed(input);
+  return { maps, output, input };
+}
 
-  const sheets = {};
-  const copies = {}; // of the two images, at the size of their pixels
-  const load = async () => {
-    [sheets.maps, sheets.output, sheets.input] = await Promise.all([
-      unpack(model.get("sheet"), spec.maps),
-      unpack(model.get("output"), spec.output),
-      unpack(model.get("input"), spec.input),
-    ]);
-    for (const name of ["output", "input"]) {
-      copies[name] = h("canvas", { width: spec[name].width, height: spec[name].height });
-      sheets[name].show(copies[name], 0);
-    }
-    greyed(copies.input);
-  };
-
-  /** The pixel that has a map: the last one at or before a number that a reader typed. */
-  const chosen = () =>
-    ["row", "column"].map((name, k) => Math.floor(Math.min(ends[k], frame.values[name]) / stride) * stride);
-
-  const backdrop = (canvas, name) => {
-    const { context, width, height } = sharpen(canvas);
-    const { ink } = spec.colours;
-    context.fillStyle = ink;
+/** A panel: its canvas, and a way to begin a picture on it, of an image under its name. */
+function panel(frame, place, name, redraw) {
+  const { spec } = frame;
+  let size;
+  const canvas = fineCanvas(frame, place, (...now) => {
+    size = now;
+    redraw();
+  });
+  const begin = (image) => {
+    const [width, height, ratio] = size;
+    const context = canvas.getContext("2d");
+    context.setTransform(ratio, 0, 0, ratio, 0, 0);
+    context.clearRect(0, 0, width, height);
+    context.fillStyle = spec.colours.ink;
     context.font = "13px sans-serif";
     context.textAlign = "center";
     context.textBaseline = "middle";
-    context.fillText(names[name === "input" ? 1 : 0], width / 2, spec.label / 2);
-    const at = place(width, height, spec.label, copies[name].height, copies[name].width);
+    context.fillText(name, width / 2, spec.label / 2);
+    const at = within(width, height, ratio, spec.label, image.height, image.width);
     context.imageSmoothingEnabled = false;
-    context.drawImage(copies[name], at.left, at.top, at.width, at.height);
+    context.drawImage(image, at.left, at.top, at.width, at.height);
     return { context, at };
   };
+  return { canvas, begin, ready: () => Boolean(size) };
+}
 
-  const outline = ({ context, at }, [row, column], colour) => {
-    const corner = [at.left + column * at.cell, at.top + row * at.cell, at.cell, at.cell];
-    context.lineWidth = 4; // pale beneath, so that it shows on any picture
-    context.strokeStyle = spec.colours.paper;
+/** A line around a pixel, pale beneath, so that it shows on any picture. */
+function outline({ context, at }, [row, column], colour, paper) {
+  const corner = [at.left + column * at.cell, at.top + row * at.cell, at.cell, at.cell];
+  for (const [style, width] of [[paper, 4], [colour, 2]]) {
+    context.strokeStyle = style;
+    context.lineWidth = width;
     context.strokeRect(...corner);
-    context.lineWidth = 2;
-    context.strokeStyle = colour;
-    context.strokeRect(...corner);
-  };
+  }
+}
 
-  /** The weights in colour, and a line around all that are not zero. */
-  const light = ({ context, at }, levels) => {
-    const { height, width } = spec.maps;
-    const x = (j) => at.left + (j * at.width) / width;
-    const y = (i) => at.top + (i * at.height) / height;
-    const lit = (i, j) => i >= 0 && j >= 0 && i < height && j < width && levels[i * width + j] > 0;
-    context.fillStyle = spec.colours.bound;
-    context.strokeStyle = spec.colours.bound;
-    context.lineWidth = 1.5;
-    context.beginPath();
-    for (let i = 0; i < height; i++)
-      for (let j = 0; j < width; j++) {
-        if (!lit(i, j)) continue;
-        context.globalAlpha = spec.faint + ((1 - spec.faint) * levels[i * width + j]) / 255;
+/** The weights in colour, and a line around all that are not zero. */
+function light({ context, at }, levels, { height, width }, colour, [faint, strong]) {
+  const x = (j) => at.left + (j * at.width) / width;
+  const y = (i) => at.top + (i * at.height) / height;
+  const lit = (i, j) => i >= 0 && j >= 0 && i < height && j < width && levels[i * width + j] > 0;
+  context.fillStyle = colour;
+  context.strokeStyle = colour;
+  context.lineWidth = 1.5;
+  context.beginPath();
+  for (let i = 0; i <= height; i++)
+    for (let j = 0; j <= width; j++) {
+      if (lit(i, j)) {
+        context.globalAlpha = faint + ((strong - faint) * levels[i * width + j]) / 255;
         context.fillRect(x(j), y(i), x(j + 1) - x(j), y(i + 1) - y(i));
-        for (const [di, dj, from, to] of [
-          [-1, 0, [x(j), y(i)], [x(j + 1), y(i)]],
-          [1, 0, [x(j), y(i + 1)], [x(j + 1), y(i + 1)]],
-          [0, -1, [x(j), y(i)], [x(j), y(i + 1)]],
-          [0, 1, [x(j + 1), y(i)], [x(j + 1), y(i + 1)]],
-        ]) {
-          if (lit(i + di, j + dj)) continue;
-          context.moveTo(...from);
-          context.lineTo(...to);
-        }
       }
-    context.globalAlpha = 1;
-    context.stroke();
-  };
+      for (const [di, dj] of [[0, 1], [1, 0]]) {
+        if (lit(i, j) === lit(i - di, j - dj)) continue;
+        context.moveTo(x(j), y(i));
+        context.lineTo(x(j + di), y(i + dj));
+      }
+    }
+  context.globalAlpha = 1;
+  context.stroke();
+}
 
-  const describe = (levels, [row, column]) => {
+function probe(frame) {
+  const { size, stride, layers, names, marked, maps, colours, opacity, input } = frame.spec;
+  const unit =
+    maps.height === input.height && maps.width === input.width
+      ? `${names[1]} pixels`
+      : `cells of the ${names[1]}`;
+  const ends = size.map((n) => Math.floor((n - 1) / stride) * stride);
+  const columns = ends[1] / stride + 1;
+  const rows = ends[0] / stride + 1;
+  const pad = h("div", {
+    class: "gdm-pad",
+    "data-gdm-pad": true,
+    tabindex: "0",
+    role: "group",
+    "aria-roledescription": "picture to point at",
+    "aria-label": `The ${names[0]}: point at a pixel, tap it, or use the arrow keys`,
+  });
+  const beside = h("div", { class: "gdm-pad" });
+  frame.stage.append(pad, beside);
+
+  let box; // of the output, to tell at which pixel the reader points
+  let data;
+  const draw = frame.steady(async () => {
+    if (!(left.ready() && right.ready())) return;
+    data ??= await loaded(frame);
+    const { row, column, layer } = frame.values;
+    const levels = data.maps.levels((layer * rows + row / stride) * columns + column / stride);
+    const shown = left.begin(data.output);
+    box = shown.at;
+    outline(shown, [row, column], colours.bound, colours.paper);
+    const under = right.begin(data.input);
+    light(under, levels, maps, colours.bound, opacity);
+    if (marked) outline(under, [row, column], colours.ink, colours.paper);
+    frame.say(says(levels));
+    frame.painted();
+  });
+  const left = panel(frame, pad, names[0], draw);
+  left.canvas.setAttribute("aria-hidden", "true");
+  const right = panel(frame, beside, names[1], draw);
+  frame.changed = draw;
+
+  const says = (levels) => {
+    const { row, column, layer } = frame.values;
     const lit = levels.filter((level) => level > 0);
-    const name = layers.length > 1 ? `${layers[frame.values.layer]}: ` : "";
+    const name = layers.length > 1 ? `${layers[layer]}: ` : "";
     let text =
       `${name}${names[0]} pixel (row ${row}, column ${column}) depends on ` +
-      `${lit.length} of ${levels.length} ${names[1]} pixels`;
+      `${lit.length} of ${levels.length} ${unit}`;
     const best = levels.indexOf(Math.max(...levels));
     if (lit.length && levels[best] > Math.min(...lit))
-      text += `, most on (row ${Math.floor(best / spec.maps.width)}, column ${best % spec.maps.width})`;
+      text += `, most on (row ${Math.floor(best / maps.width)}, column ${best % maps.width})`;
     return `${text[0].toUpperCase()}${text.slice(1)}.`;
   };
 
-  let box; // of the output, to tell at which pixel the reader points
-  const draw = frame.steady(async () => {
-    if (!copies.input) await load();
-    const pixel = chosen();
-    const [row, column] = pixel.map((index) => index / stride);
-    const levels = sheets.maps.levels((frame.values.layer * counts[0] + row) * counts[1] + column);
-    const left = backdrop(output, "output");
-    outline(left, pixel, spec.colours.bound);
-    box = left.at;
-    const right = backdrop(input, "input");
-    light(right, levels);
-    if (marked) outline(right, pixel, spec.colours.ink);
-    frame.say(describe(levels, pixel));
-    frame.painted();
-  });
-  frame.changed = draw;
+  for (const [k, key] of ["row", "column"].entries()) {
+    const items = Array.from({ length: ends[k] / stride + 1 }, (_, i) => i * stride);
+    frame.steps(key, { label: key, items, texts: items.map(String) });
+  }
+  if (layers.length > 1) frame.choice("layer", { label: "layer", options: layers });
 
-  const move = (...to) => {
-    to.forEach((index, k) => {
-      const held = Math.min(ends[k], Math.max(0, index));
-      const name = ["row", "column"][k];
-      frame.controls[name](held);
-      frame.values[name] = held;
-    });
-    frame.set("row", frame.values.row);
+  const move = (row, column) => {
+    const to = [row, column].map((index, k) => Math.min(ends[k], Math.max(0, index)));
+    if (to[0] === frame.values.row && to[1] === frame.values.column) return;
+    for (const [k, key] of ["row", "column"].entries()) {
+      frame.controls[key](to[k]);
+      frame.values[key] = to[k];
+    }
+    frame.set("row", to[0]);
   };
   const point = (event) => {
     if (!box) return;
-    const edge = output.getBoundingClientRect();
-    const at = [event.clientY - edge.top - box.top, event.clientX - edge.left - box.left];
-    const to = at.map((d, k) => Math.floor(d / box.cell / stride) * stride);
-    if (at[0] < 0 || at[1] < 0 || at[0] >= box.height || at[1] >= box.width) return;
-    const now = chosen();
-    if (to[0] !== now[0] || to[1] !== now[1]) move(...to);
+    const edge = left.canvas.getBoundingClientRect();
+    const down = event.clientY - edge.top - box.top;
+    const across = event.clientX - edge.left - box.left;
+    if (down < 0 || across < 0 || down >= box.height || across >= box.width) return;
+    move(...[down, across].map((d) => Math.floor(d / box.cell / stride) * stride));
   };
-  let still = "";
+  let rest = "";
   pad.addEventListener("pointerdown", point);
   pad.addEventListener("pointermove", (event) => {
     // A browser reports a move too when the page scrolls beneath a resting mouse.
     const here = `${event.screenX},${event.screenY}`;
-    if (here !== still && event.pointerType !== "touch") point(event);
-    still = here;
+    if (here !== rest && event.pointerType !== "touch") point(event);
+    rest = here;
   });
   pad.addEventListener("keydown", (event) => {
     const way = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
-    if (!way[event.key]) return;
-    const now = chosen();
-    move(...way[event.key].map((by, k) => now[k] + by * stride));
+    const [down, across] = way[event.key] || [];
+    if (down === undefined) return;
+    move(frame.values.row + down * stride, frame.values.column + across * stride);
     event.preventDefault();
   });
-  const watcher = new ResizeObserver(() => copies.input && draw());
-  watcher.observe(frame.stage);
-  frame.undo.push(() => watcher.disconnect());
 }
 
 export default {
@@ -201,7 +197,6 @@ export default {
     const frame = new Frame(model, el, "pixel_probe");
     probe(frame);
     frame.showStill();
-    frame.changed();
     return () => frame.close();
   },
 };

@@ -15,18 +15,16 @@ from torch import Tensor
 
 from gdm_lib.viz.style import COLORS, INK, PAPER
 from gdm_lib.widgets._base import Widget, script
-from gdm_lib.widgets._frames import pack, to_frame
+from gdm_lib.widgets._frames import FRAME_BYTES, pack, to_frame
 
 __all__ = ["PixelProbe"]
 
 Maps = Callable[[int, int], Tensor]
-STORED_BYTES = 300_000
-"""The most that the maps may take in a notebook."""
-
 SIDE = 300
 LABEL = 24
-FAINT = 0.2
-"""Opacity of the least weight that is not zero, so that the whole extent is seen."""
+FAINT, STRONG = 0.2, 0.8
+"""Opacity of the least weight that is not zero, so that the whole extent is seen, and of the
+largest, so that the input is."""
 
 
 class PixelProbe(Widget):
@@ -97,10 +95,10 @@ class PixelProbe(Widget):
         rows, columns = range(0, height, stride), range(0, width, stride)
         levels = _levels(layers, rows, columns, share_scale)
         sheet, layout = pack(list(levels.reshape(-1, *levels.shape[3:])))
-        if len(sheet) > STORED_BYTES:
+        if len(sheet) > FRAME_BYTES:
             raise ValueError(
                 f"maps: {levels[..., 0, 0].size:,} of them take {len(sheet):,} bytes, and a "
-                f"notebook carries at most {STORED_BYTES:,}; take a larger stride than {stride}, "
+                f"notebook carries at most {FRAME_BYTES:,}; take a larger stride than {stride}, "
                 "coarser maps or fewer layers"
             )
         shown, (pixels_out, layout_out) = levels[0, row // stride, column // stride], pack([output])
@@ -119,13 +117,21 @@ class PixelProbe(Widget):
                 "output": layout_out,
                 "input": layout_in,
                 "label": LABEL,
-                "faint": FAINT,
+                "opacity": [FAINT, STRONG],
             },
             width=2 * SIDE + 8,
             aspect=(2 * SIDE + 8) / panel[1],
             rows=2 + (len(layers) > 1),
             poster=_poster(output, under, shown, (row, column), panel, names, marked),
-            alt=_says(next(iter(layers)), names, row, column, shown),
+            alt=_says(
+                next(iter(layers)) if len(layers) > 1 else "",
+                names,
+                (row, column),
+                shown,
+                f"{names[1]} pixels"
+                if shown.shape == under.shape[:2]
+                else f"cells of the {names[1]}",
+            ),
             values={"row": row, "column": column, "layer": 0},
             sheet=sheet,
             output=pixels_out,
@@ -226,12 +232,14 @@ def _levels(layers: Mapping[str, Maps], rows: range, columns: range, share: bool
     return levels.reshape(len(layers), len(rows), len(columns), *levels.shape[1:])
 
 
-def _says(layer: str, names: tuple[str, str], row: int, column: int, levels: np.ndarray) -> str:
+def _says(
+    layer: str, names: tuple[str, str], pixel: tuple[int, int], levels: np.ndarray, unit: str
+) -> str:
     """What the script says of a pixel."""
     lit = np.count_nonzero(levels)
     text = (
-        f"{layer + ': ' if layer else ''}{names[0]} pixel (row {row}, column {column}) depends on "
-        f"{lit} of {levels.size} {names[1]} pixels"
+        f"{f'{layer}: ' if layer else ''}{names[0]} pixel (row {pixel[0]}, column {pixel[1]}) "
+        f"depends on {lit} of {levels.size} {unit}"
     )
     if lit and levels.max() > levels[levels > 0].min():
         best = np.unravel_index(levels.argmax(), levels.shape)
@@ -256,18 +264,37 @@ def _poster(
     for i, (name, frame) in enumerate(zip(names, (output, under), strict=True)):
         left = i * (width + 16)
         draw.text((left + width // 2, label // 2), name, INK, font, anchor="mm")
-        frame = _lit(frame, levels) if i else _rgb(frame)
         tall, wide = frame.shape[:2]
-        scale = min(width / wide, (height - label) / tall)
-        size = round(wide * scale), round(tall * scale)
-        at = left + (width - size[0]) // 2, label + (height - label - size[1]) // 2
-        sheet.paste(Image.fromarray(frame).resize(size, Image.Resampling.NEAREST), at)
+        free = min(width / wide, (height - label) / tall)
+        cell = max(1, free // 2) * 2 if free >= 2 else free
+        size = round(wide * cell), round(tall * cell)
+        x, y = left + (width - size[0]) // 2, label + (height - label - size[1]) // 2
+        frame = _lit(frame, levels) if i else _rgb(frame)
+        sheet.paste(Image.fromarray(frame).resize(size, Image.Resampling.NEAREST), (x, y))
+        if i:
+            across, down = size[0] / levels.shape[1], size[1] / levels.shape[0]
+            for a, b, c, d in _edges(levels > 0):
+                ends = (x + b * across, y + a * down), (x + d * across, y + c * down)
+                draw.line(ends, COLORS["bound"], 3)
         if i == 0 or marked:
-            cell = size[1] / output.shape[0]
-            corner = [round(at[1 - k] + pixel[k] * cell) for k in (1, 0)]
-            box = [*corner, round(corner[0] + cell), round(corner[1] + cell)]
-            draw.rectangle(box, outline=INK if i else COLORS["bound"], width=4)
+            at = x + pixel[1] * cell, y + pixel[0] * cell
+            box = [*at, at[0] + cell, at[1] + cell]
+            draw.rectangle([box[0] - 4, box[1] - 4, box[2] + 4, box[3] + 4], outline=PAPER, width=8)
+            draw.rectangle(
+                [box[0] - 2, box[1] - 2, box[2] + 2, box[3] + 2],
+                outline=INK if i else COLORS["bound"],
+                width=4,
+            )
     return np.asarray(sheet)
+
+
+def _edges(lit: np.ndarray) -> list[tuple[int, int, int, int]]:
+    """The lines around what is lit, from (row, column) to (row, column) of the cells' corners."""
+    ring = np.pad(lit, 1)
+    level, upright = ring[1:, 1:-1] != ring[:-1, 1:-1], ring[1:-1, 1:] != ring[1:-1, :-1]
+    return [(i, j, i, j + 1) for i, j in np.argwhere(level).tolist()] + [
+        (i, j, i + 1, j) for i, j in np.argwhere(upright).tolist()
+    ]
 
 
 def _lit(frame: np.ndarray, levels: np.ndarray) -> np.ndarray:
@@ -275,8 +302,8 @@ def _lit(frame: np.ndarray, levels: np.ndarray) -> np.ndarray:
     tall, wide = (max(a, b) for a, b in zip(frame.shape[:2], levels.shape, strict=True))
     grey = np.asarray(Image.fromarray(_rgb(frame)).convert("L").resize((wide, tall), 0), float)
     weights = np.asarray(Image.fromarray(levels).resize((wide, tall), 0), float)[..., None] / 255
-    alpha = np.where(weights > 0, FAINT + (1 - FAINT) * weights, 0)
-    ground = np.repeat((96 + 0.55 * grey)[..., None], 3, -1)
+    alpha = np.where(weights > 0, FAINT + (STRONG - FAINT) * weights, 0)
+    ground = np.repeat((160 + 0.35 * grey)[..., None], 3, -1)
     heat = np.array(ImageColor.getrgb(COLORS["bound"]), float)
     return ((1 - alpha) * ground + alpha * heat).round().astype(np.uint8)
 

@@ -14,9 +14,7 @@ const idle = () =>
     window.requestIdleCallback ? requestIdleCallback(resolve, { timeout: 200 }) : setTimeout(resolve),
   );
 
-window.MathJax ??= {};
-window.MathJax.startup = {
-  ...window.MathJax.startup,
+const startup = {
   async pageReady() {
     const waiting = [...document.querySelectorAll(MATH)]
       .filter((element) => !element.parentElement.closest(MATH))
@@ -31,5 +29,9 @@ window.MathJax.startup = {
   },
 };
 
-// Paper shows all of the page.
-window.addEventListener("beforeprint", () => MathJax.typeset?.());
+// A page without equations loads no MathJax.
+if (window.MathJax) {
+  window.MathJax.startup = startup;
+  // Paper shows all of the page.
+  window.addEventListener("beforeprint", () => MathJax.typeset?.());
+}

@@ -140,12 +140,13 @@ function playground(frame, model) {
   const alone = model.get("in_page");
   let history = [];
   let run = seed;
-  let playing = false;
+  let playing = 0; // the press of Play that goes on
+  let presses = 0;
   let timer;
 
   const draw = () => {
     if (!history.length) return;
-    frame.values.picture = Math.min(frame.values.picture, history.length - 1);
+    frame.values.picture = Math.min(Math.max(0, frame.values.picture), history.length - 1);
     const at = frame.values.picture;
     const view = views[frame.values.show || 0];
     if (!(paintPlane(history[at], view) && paintCurve(history, at))) return;
@@ -207,35 +208,35 @@ function playground(frame, model) {
     frame.set("picture", 0);
   };
   const pause = () => {
-    playing = false;
+    playing = 0;
     clearTimeout(timer);
     play.textContent = "Play";
   };
-  const go = async () => {
-    if (!playing) return;
+  const go = async (press) => {
     const start = performance.now();
     await once(next);
+    if (press !== playing) return;
     if (frame.failed || (alone && frame.values.picture === history.length - 1)) pause();
-    else timer = setTimeout(go, Math.max(0, PICTURE_MS - (performance.now() - start)));
+    else timer = setTimeout(() => go(press), Math.max(0, PICTURE_MS - (performance.now() - start)));
   };
-  let stepping = false;
-  const once = async (task) => {
-    if (stepping) return; // one at a time
-    stepping = true;
-    frame.failed = "";
-    try {
-      await task();
-    } catch (error) {
-      frame.fault(error);
-    } finally {
-      stepping = false;
-    }
+  let turn = Promise.resolve();
+  /** One task at a time, in the order of what was pressed. */
+  const once = (task) => {
+    turn = turn.then(async () => {
+      frame.failed = "";
+      try {
+        await task();
+      } catch (error) {
+        frame.fault(error);
+      }
+    });
+    return turn;
   };
   const toggle = () => {
     if (playing) return pause();
-    playing = true;
+    playing = ++presses;
     play.textContent = "Pause";
-    return go();
+    return go(playing);
   };
   const [play] = frame.buttons([
     ["Play", toggle],

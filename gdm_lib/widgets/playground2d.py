@@ -68,8 +68,9 @@ class Playground2D(Widget):
         seed: of the first model and its batches. The global generator is left as it was.
 
     Raises:
-        ValueError: ``data`` of another shape or not finite, ``every`` or ``record`` below 1,
-            nothing to show, or a recording too large to store.
+        ValueError: ``data`` of another shape or not finite, ``every``, ``record`` or
+            ``batch_size`` below 1, an empty plane, nothing to show, or a recording too large to
+            store.
         FloatingPointError: the loss became NaN or infinite while recording.
     """
 
@@ -79,10 +80,11 @@ class Playground2D(Widget):
     """The recorded densities: 255 is the largest of each picture. High values of y on top."""
 
     track = traitlets.Bytes().tag(sync=True)
-    """Recorded samples and fields, 16-bit integers; see ``spec``."""
+    """Recorded samples and fields, 16-bit integers: of samples, ``FULL`` is 1.05 times ``extent``;
+    of a field, the longest vector of each picture."""
 
     points = traitlets.Bytes().tag(sync=True)
-    """Some items of the data, 16-bit integers, ``FULL`` being ``extent``."""
+    """Some items of the data, 16-bit integers like the samples."""
 
     def __init__(
         self,
@@ -103,10 +105,13 @@ class Playground2D(Widget):
         data = data.detach().cpu().float()
         if data.dim() != 2 or data.shape[1] != 2 or not len(data) or not data.isfinite().all():
             raise ValueError(f"data: expected finite points (N, 2), got {tuple(data.shape)}")
-        if every < 1 or record < 1:
+        if min(every, record, batch_size) < 1:
             raise ValueError(
-                f"every, record: expected at least 1, got every={every}, record={record}"
+                f"every, record, batch_size: expected at least 1, got every={every}, "
+                f"record={record}, batch_size={batch_size}"
             )
+        if not 0 < extent < math.inf:
+            raise ValueError(f"extent: expected more than 0, got {extent}")
         self._make, self._data, self._batch_size = make, data, batch_size
         self._trainer = trainer or partial(_minimise, optimizer=optimizer)
         self._every, self._extent, self._first_seed = every, float(extent), seed
@@ -131,7 +136,8 @@ class Playground2D(Widget):
             self._train()
             shots.append(self._shot())
         sheet, layout = pack([shot["density"] for shot in shots])
-        track = np.concatenate([shot["rest"] for shot in shots])
+        track = np.concatenate([shot["rest"] for shot in shots]).astype("<i2").tobytes()
+        held(sheet + track, "record")
         shown = data[torch.linspace(0, len(data) - 1, min(len(data), POINTS)).long()]
         points = _quantised(shown.numpy(), extent)
         spec = {
@@ -156,14 +162,15 @@ class Playground2D(Widget):
             "data; below, the loss.",
             values={"picture": record, **({"show": 0} if len(names) > 1 else {})},
             functions={"advance": self._advance},
-            sheet=held(sheet, "record"),
-            track=track.astype("<i2").tobytes(),
+            sheet=sheet,
+            track=track,
             points=points.astype("<i2").tobytes(),
         )
 
     def _begin(self, seed: int) -> None:
         """A fresh model."""
         self._seed = seed
+        self._left = -1  # the step that the picture before this one showed
         self.losses: list[float] = []
         with torch.random.fork_rng():
             torch.manual_seed(seed)
@@ -178,6 +185,7 @@ class Playground2D(Widget):
 
     def _train(self) -> None:
         """Take the steps to the next picture."""
+        self._left = self.steps
         with torch.random.fork_rng(), torch.enable_grad():
             torch.set_rng_state(self._random)
             for _ in range(self._every):
@@ -195,7 +203,8 @@ class Playground2D(Widget):
         """For the script: the next picture of the run with a seed, from the step it has seen.
 
         Args:
-            asked: seed and step; a step below 0 begins a run and shows its untrained model.
+            asked: seed and step; a step below 0 begins a run and shows its untrained model. Who
+                asks again, having not heard the answer, gets the same picture.
 
         Returns:
             Step and loss (NaN before the first step), the density's levels, and the rest of the
@@ -204,10 +213,10 @@ class Playground2D(Widget):
         seed, step = (int(value) for value in asked)
         if step < 0:
             self._begin(seed)
-        elif (seed, step) != (self._seed, self.steps):
-            raise ValueError("another view has trained this model on; press Reset to begin anew")
-        else:
+        elif (seed, step) == (self._seed, self.steps):
             self._train()
+        elif (seed, step) != (self._seed, self._left):
+            raise ValueError("another view has trained this model on; press Reset to begin anew")
         shot = self._shot()
         loss = math.nan if shot["loss"] is None else shot["loss"]
         parts = [[shot["step"], loss], shot["density"].ravel(), shot["rest"]]
@@ -231,8 +240,9 @@ class Playground2D(Widget):
                 with torch.no_grad():
                     rest.append(_quantised(self._sample(self.model, POINTS), self._extent).ravel())
             if self._field:
-                vectors = self._field(self.model, _cells(ARROWS, self._extent)).detach()
-                rest.append(_quantised(vectors, self._extent).ravel())
+                with torch.enable_grad():  # a field may be a gradient
+                    vectors = self._field(self.model, _cells(ARROWS, self._extent)).detach()
+                rest.append(_directions(vectors).ravel())
         mean = float(np.mean(last)) if last else math.nan
         return {
             "step": self.steps,
@@ -250,8 +260,9 @@ def _minimise(
     def step(batch: Tensor) -> float:
         made.zero_grad()
         loss = model.loss(batch)["loss"]
-        loss.backward()
-        made.step()
+        if loss.isfinite():  # else the model keeps what it has learned
+            loss.backward()
+            made.step()
         return float(loss.detach())
 
     return step
@@ -275,9 +286,17 @@ def _cells(n: int, extent: float) -> Tensor:
 
 
 def _quantised(values: Tensor | np.ndarray, extent: float) -> np.ndarray:
-    """16-bit integers, ``FULL`` being ``extent``; what is out of sight stays just out of sight."""
-    numbers = np.nan_to_num(np.asarray(values, np.float64), nan=2 * extent)
-    return np.clip((numbers / (1.05 * extent) * FULL).round(), -FULL, FULL).astype(np.int16)
+    """Points as 16-bit integers; what is out of sight stays just out of sight."""
+    numbers = np.nan_to_num(np.asarray(values, np.float64) / (1.05 * extent), nan=1.0)
+    return (np.clip(numbers, -1, 1) * FULL).round().astype(np.int16)
+
+
+def _directions(vectors: Tensor) -> np.ndarray:
+    """Vectors as 16-bit integers, whatever their length; none where they are not finite."""
+    numbers = np.asarray(vectors.cpu(), np.float64)
+    numbers = np.where(np.isfinite(numbers).all(1, keepdims=True), numbers, 0.0)
+    longest = np.linalg.norm(numbers, axis=1).max()
+    return (numbers / (longest or 1.0) * FULL).round().astype(np.int16)
 
 
 def _shades() -> np.ndarray:

@@ -246,11 +246,14 @@ class TestKernel:
     def test_an_impatient_hand_does_not_make_it_play_faster(self, with_kernel):
         visit = with_kernel(small())
         page, root = visit.page, live(visit)
-        page.evaluate("kernel.delay = 40")
+        page.evaluate("kernel.delay = 300")
         root.get_by_role("button", name="Play").click()
-        for _ in range(6):  # pause and play, mostly while the kernel is asked
+        for _ in range(6):  # pause and play while the kernel is asked
+            page.wait_for_function("kernel.open")
             root.locator("button").first.evaluate("b => (b.click(), b.click())")
-            page.wait_for_timeout(100)
+        page.evaluate("kernel.delay = 0")
+        settled = page.evaluate("kernel.asked") + 8
+        page.wait_for_function("n => kernel.asked > n", arg=settled)
         page.evaluate("kernel.asked = 0")
         page.wait_for_timeout(1500)
         assert page.evaluate("kernel.asked") <= 1500 / 90 + 1

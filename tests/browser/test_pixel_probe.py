@@ -123,6 +123,20 @@ class TestPicture:
         settle(page, root)
         assert status(root).startswith("Field: output pixel (row 7, column 2) depends on 20 of 100")
 
+    def test_an_image_that_is_not_square(self, stage):
+        """Each pixel of each layer says its own number."""
+
+        def maps(layer):
+            return lambda i, j: (torch.arange(24) <= 12 * layer + 3 * i + j).float().reshape(4, 6)
+
+        _, root = opened(stage(PixelProbe(torch.zeros(1, 4, 3), {"a": maps(0), "b": maps(1)})))
+        for layer in "ab":
+            root.get_by_label(layer, exact=True).check(force=True)
+            for row, column in ((0, 0), (3, 2), (2, 1), (1, 2)):
+                put(root.page, root, row, column)
+                lit = 1 + 12 * "ab".index(layer) + 3 * row + column
+                assert f"(row {row}, column {column}) depends on {lit} of 24" in status(root)
+
     def test_the_pixel_is_outlined_in_both(self, stage):
         page, root = opened(stage(PixelProbe(BLACK, causal)))
         put(page, root, 2, 6)
@@ -169,15 +183,23 @@ class TestHand:
         assert visit.errors == []
 
     def test_a_page_that_scrolls_does_not_choose(self, stage):
-        page, root = opened(stage(PixelProbe(BLACK, causal), height=400))
+        page, root = opened(stage(PixelProbe(BLACK, causal)))
+        pad = root.locator("[data-gdm-pad]")
+        pad.evaluate("e => e.addEventListener('pointermove', event => { window.last = event })")
         page.mouse.move(*spot(root, 4, 4))
         settle(page, root)
-        page.locator("[data-gdm-pad]").focus()
+        pad.focus()
         page.keyboard.press("ArrowRight")
         settle(page, root)
-        page.evaluate("document.body.style.paddingTop = '40px'")
-        page.wait_for_timeout(300)
-        assert where(root) == (4, 5)
+        for by, place in ((0, (4, 5)), (1, (8, 4))):  # resting, then moved by a hair
+            pad.evaluate(
+                """(e, by) => { const { clientX, clientY, screenX, screenY } = window.last;
+                    e.dispatchEvent(new PointerEvent('pointermove', { pointerType: 'mouse',
+                        clientX, clientY: clientY + 60, screenX, screenY: screenY + by })) }""",
+                by,
+            )
+            settle(page, root)
+            assert where(root) == place
 
     def test_a_tap_chooses_and_the_page_still_scrolls(self, stage):
         page, root = opened(stage(PixelProbe(BLACK, causal), width=390, has_touch=True))

@@ -74,18 +74,20 @@ function plane(frame, model, redraw) {
       let longest = 1;
       for (let i = 0; i < vectors.length; i += 2)
         longest = Math.max(longest, Math.hypot(vectors[i], vectors[i + 1]));
-      [c.strokeStyle, c.fillStyle, c.lineWidth] = [colours.model, colours.model, 1.4];
+      [c.strokeStyle, c.lineWidth, c.lineCap] = [colours.model, 1.4, "round"];
       for (let i = 0; i < arrows * arrows; i++) {
         const [u, v] = [vectors[2 * i] / longest, vectors[2 * i + 1] / longest];
         const [x, y] = [((i % arrows) + 0.5) * cell, (Math.floor(i / arrows) + 0.5) * cell];
         const [ex, ey] = [x + 0.9 * cell * u, y - 0.9 * cell * v];
+        const [way, head] = [Math.atan2(ey - y, ex - x), 0.4 * Math.hypot(ex - x, ey - y)];
+        const barb = (turn) => c.lineTo(ex - head * Math.cos(way + turn), ey - head * Math.sin(way + turn));
         c.beginPath();
         c.moveTo(x, y);
         c.lineTo(ex, ey);
+        barb(0.5);
+        c.moveTo(ex, ey);
+        barb(-0.5);
         c.stroke();
-        c.beginPath();
-        c.arc(ex, ey, 1.8, 0, 2 * Math.PI);
-        c.fill();
       }
     }
     return true;

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 import traitlets
-from PIL import Image, ImageColor, ImageDraw
+from matplotlib import font_manager
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
@@ -309,30 +310,42 @@ def _shades() -> np.ndarray:
 def _poster(
     shots: list[dict[str, Any]], view: str, points: np.ndarray, sampled: bool
 ) -> np.ndarray:
-    """The last picture, as the script paints it."""
-    shot = shots[-1]
-    sheet = Image.new("RGB", (SIDE, SIDE + GAP + STRIP), PAPER)
+    """The last picture, as the script paints it; drawn three times as large, for smooth edges."""
+    shot, k = shots[-1], 3
+    side, top, bottom = k * SIDE, k * (SIDE + GAP), k * (SIDE + GAP + STRIP)
+    sheet = Image.new("RGB", (side, bottom), PAPER)
     if view == "density":
         shades = (_shades()[shot["density"]] * 255).round().astype(np.uint8)
-        large = Image.fromarray(shades).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
-        sheet.paste(large, (0, 0))
-    draw = ImageDraw.Draw(sheet)
+        sheet.paste(Image.fromarray(shades).resize((side, side), Image.Resampling.BILINEAR))
 
-    def dots(places: np.ndarray, colour: str) -> None:
+    def dots(places: np.ndarray, colour: str, radius: float, opacity: float) -> None:
+        mask = Image.new("L", (side, side))
+        draw = ImageDraw.Draw(mask)
         for x, y in places.reshape(-1, 2) * 1.05 / FULL:
-            across, down = (1 + x) * SIDE / 2, (1 - y) * SIDE / 2
-            if 0 <= down < SIDE:
-                draw.ellipse((across - 1.5, down - 1.5, across + 1.5, down + 1.5), fill=colour)
+            across, down, r = (1 + x) * side / 2, (1 - y) * side / 2, k * radius
+            draw.ellipse((across - r, down - r, across + r, down + r), round(255 * opacity))
+        sheet.paste(colour, (0, 0), mask)
 
-    dots(points, INK)
+    dots(points, INK, 1.3, 0.55 if view == "density" else 0.35)
     if view == "samples" and sampled:
-        dots(shot["rest"][: 2 * POINTS], COLORS["model"])
-    losses = [s["loss"] for s in shots if s["loss"] is not None]
-    low, high = min(losses), max(losses)
-    line = [
-        (10 + (SIDE - 20) * i / max(1, len(losses) - 1),
-         SIDE + GAP + 10 + (STRIP - 20) * (high - loss) / ((high - low) or 1))
-        for i, loss in enumerate(losses)
-    ]  # fmt: skip
-    draw.line(line, fill=COLORS["bound"], width=2)
-    return np.asarray(sheet)
+        dots(shot["rest"][: 2 * POINTS], COLORS["model"], 1.9, 1.0)
+    draw = ImageDraw.Draw(sheet)
+    places = {s["step"]: s["loss"] for s in shots if s["loss"] is not None}
+    low, high, last = min(places.values()), max(places.values()), shot["step"]
+    draw.line(
+        [
+            (
+                k * (10 + (SIDE - 20) * step / last),
+                top + k * (20 + (STRIP - 30) * (high - loss) / (high - low or 1)),
+            )
+            for step, loss in places.items()
+        ],
+        COLORS["bound"],
+        2 * k,
+    )
+    end = side - 10 * k
+    draw.line([(end, top + 18 * k), (end, bottom - 6 * k)], INK, k)
+    font = ImageFont.truetype(font_manager.findfont("DejaVu Sans"), 10 * k)
+    draw.text((10 * k, top + 13 * k), "loss", INK, font, anchor="ls")
+    draw.text((end, top + 13 * k), f"step {last}", INK, font, anchor="rs")
+    return np.asarray(sheet.resize((SIDE, SIDE + GAP + STRIP), Image.Resampling.BOX))

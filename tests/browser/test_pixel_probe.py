@@ -9,7 +9,7 @@ from PIL import ImageColor
 
 from gdm_lib.viz.style import COLORS
 from gdm_lib.widgets.pixel_probe import FAINT, LABEL, SIDE, STRONG, PixelProbe
-from tests.browser.widget_page import drive, settle
+from tests.browser.widget_page import drive, pictures, settle
 
 PIXELS = """canvas => { let text = '';
     const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
@@ -147,6 +147,30 @@ class TestPicture:
         row = slice(across - 19, across - 10)
         assert np.abs(left[down, row, :3] - HEAT).max(-1).min() <= 3
         assert right[down, row, :3].max(-1).min() <= 50  # ink
+
+    def test_a_line_runs_around_all_that_is_lit(self, stage):
+        def maps(row, column):
+            return torch.eye(10)[2][:, None] * torch.eye(10)[2]
+
+        _, root = opened(stage(PixelProbe(BLACK, maps)))
+        x, y = spot(root, 2, 2)
+        box = root.locator("[data-gdm-pad]").bounding_box()
+        across, down = round(x - box["x"]), round(y - box["y"])
+        picture = pixels(root, 1)[..., :3]
+        for edge in (
+            picture[down, across - 18 : across - 9],
+            picture[down, across + 10 : across + 19],
+            picture[down - 18 : down - 9, across],
+            picture[down + 10 : down + 19, across],
+        ):
+            assert np.abs(edge - HEAT).max(-1).min() <= 12
+
+    def test_nothing_of_the_last_picture_stays(self, stage):
+        page, root = opened(stage(PixelProbe(BLACK, causal, start=(5, 5))))
+        before = settle(page, root)
+        put(page, root, 0, 0)
+        put(page, root, 5, 5)
+        assert pictures(root) == before
 
     def test_coarse_maps_on_another_input(self, stage):
         widget = PixelProbe(

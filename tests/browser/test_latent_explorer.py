@@ -199,6 +199,34 @@ def test_values_out_of_range_are_held_and_said(stage, digits):
     assert field.input_value() == "3.00"
 
 
+def test_values_that_the_kernel_sets_out_of_range_are_held_and_said(stage, letters):
+    visit = stage(LatentExplorer.path(letters.decode_mean, torch.randn(3, 24)))
+    page, root = visit.page, visit.page.locator(".gdm")
+    page.wait_for_selector("[data-gdm-pictures]")
+    # The host has no kernel to set values, so its model is made to.
+    page.evaluate(
+        """async () => { const host = await import('./_static/widgets/host.js');
+          const on = host.PageModel.prototype.on; window.models = [];
+          host.PageModel.prototype.on = function (...a) { models.push(this); on.apply(this, a) };
+          const [entry] = Object.values(host.storedState());
+          await host.revive(document.querySelector('figure'), entry) }"""
+    )
+    settle(page, root)
+    for key, value, held, said in (
+        ("to", 99, 2, "to goes from 0 to 2: 99 is held to 2."),
+        ("along", -4, 0, "along goes from 0 to 1: -4 is held to 0."),
+        ("t", 1.5, 1, "t goes from 0.00 to 1.00: 1.50 is held to 1.00."),
+    ):
+        page.evaluate(
+            "([k, v]) => models[0].set('values', {...models[0].get('values'), [k]: v})",
+            [key, value],
+        )
+        assert root.locator(".gdm-status").inner_text() == said
+        page.wait_for_timeout(250)
+        assert page.evaluate("k => models[0].get('values')[k]", key) == held
+    assert visit.errors == []
+
+
 @pytest.mark.parametrize("width", [1280, 390, 320])
 def test_the_page_does_not_jump_and_the_widget_fits(stage, digits, letters, width):
     made = [

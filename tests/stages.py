@@ -2,8 +2,8 @@
 
     python tests/stages.py [STAGE ...]
 
-The stages with the longest run start first; the browser, whose times are read, runs alone. A stage
-fails if any of its commands does, and the whole fails if a stage does.
+The stages with the longest run start first; the browser, which takes both cores, runs alone. A
+stage fails if any of its commands does, and the whole fails if a stage does.
 """
 
 from __future__ import annotations
@@ -100,7 +100,8 @@ def site() -> Sequence[Sequence[str]]:
 
 def browser() -> Sequence[Sequence[str]]:
     """JupyterLab and the site in a headless Chromium."""
-    return [(*PYTEST, "-rsP", "tests/browser")]
+    # JupyterLab, whose start takes longest, stays with one worker, and the rest goes to the other.
+    return [(*PYTEST, "-rsP", *TWO, "--dist=loadfile", "tests/browser")]
 
 
 STAGES = [

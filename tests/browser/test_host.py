@@ -251,6 +251,7 @@ class TestModels:
               await new Promise((done) => models.forEach((model, m) => {
                 model.on('msg:custom', (content, buffers) => {
                   if (content.kind === 'wait') return;
+                  if (content.kind === 'failed') throw new Error(content.reason);
                   answers[`${m} ${content.id}`] = [...new Float32Array(buffers[0])].slice(300, 330);
                   if (Object.keys(answers).length === 20) done();
                 });

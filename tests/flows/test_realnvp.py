@@ -79,7 +79,7 @@ def test_the_checkerboard_and_its_coupling_are_equation_9():
 def test_the_channel_mask_after_a_squeeze_is_not_the_checkerboard_again():
     """Section 3.6: the two partitions must differ. On a grey image: rows against diagonals."""
     board = Squeeze()(checkerboard(4, 4)[None])[0]
-    assert board[0].unique(dim=0).shape[0] == 1
+    assert (board == board[:, :, :1, :1]).all()
     assert len(board[0, :2, 0, 0].unique()) == 2, "half of the channels holds both colours"
 
 
@@ -182,20 +182,22 @@ def test_every_parameter_of_the_image_model_learns():
 
 
 def test_density_of_known_entropy_is_learned():
-    """Two moons to within 0.15 nats in a few seconds of a small model; its chapter does better."""
+    """Two moons to within 0.12 nats in three seconds; its chapter does better."""
     target = two_moons()
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = RealNVP.vector(2, couplings=6, hidden=(32,))
-    x = target.sample(4000, generator=seeded())
-    optimiser = torch.optim.Adam(model.parameters(), 5e-3)
+        model = RealNVP.vector(2, couplings=6, batch_norm=False)
+    x = target.sample(20_000, generator=seeded())
+    optimiser = torch.optim.Adam(model.parameters(), 2e-3)
+    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 500)
     for i in range(500):
         optimiser.zero_grad()
-        rows = torch.randint(0, 4000, (256,), generator=seeded(i))
+        rows = torch.randint(0, 20_000, (256,), generator=seeded(i))
         model.loss(x[rows])["loss"].backward()
         optimiser.step()
+        decay.step()
     model.eval()
     held_out = target.sample(4000, generator=seeded(1))
     with torch.no_grad():
         gap = float(model.loss(held_out)["loss"]) - float(target.entropy)
-    assert -0.05 < gap < 0.15
+    assert -0.05 < gap < 0.12

@@ -62,7 +62,7 @@ def test_planar_meets_its_constraint_whatever_the_parameters(scale):
     for seed in range(20):
         step = made(Planar, seed=seed, scale=scale)
         w, _, u, slope = step._constrained("x", torch.zeros(1, 3, dtype=torch.float64), None)
-        assert float(slope) > 0
+        assert (slope > 0).all()
         torch.testing.assert_close(1 + (w * u).sum(1, keepdim=True), slope, atol=1e-9, rtol=1e-9)
 
 
@@ -294,9 +294,10 @@ def test_flow_posterior_is_the_density_of_its_samples():
 
 def test_flow_elbo_lies_below_log_p_by_quadrature():
     model, x = small(), bits()
-    model.encoder.net[-1].bias.data[2:4] = (
-        1.5  # wide enough for importance weights of small variance
-    )
+    # q must be wide for importance weights of small variance.
+    model.encoder.net[-1].bias.data[2:4] = 1.5
+    for p in model.flow.parameters():
+        p.data *= 0.5
     grid = torch.linspace(-7, 7, 141, dtype=torch.float64)
     z = torch.cartesian_prod(grid, grid)
     with torch.no_grad():

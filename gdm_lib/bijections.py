@@ -541,6 +541,19 @@ class Flow(nn.Module):
         z = cast(Any, self.base).sample(n, base_context, generator=generator)
         return self.decode(z, context)
 
+    def encode(
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Data's latent; for grey levels that of a draw from their bins."""
+        if self.dequantise is not None:
+            x, _ = self.dequantise(x, generator=generator)
+        z: Tensor = self.bijection(x, context)[0]
+        return z
+
     def decode(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """A latent's data; grey levels if the flow dequantises."""
         x: Tensor = cast(Any, self.bijection).inverse(z, context)[0]

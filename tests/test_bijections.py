@@ -168,7 +168,11 @@ CASES = {
     "1x1 convolution, LU": case(lambda: InvertibleConvLU(4), (4, 2, 3), strict=False),
     "1x1 convolution of a vector, LU": case(lambda: InvertibleConvLU(3), (3,), strict=False),
     "glow coupling": case(
-        lambda c: Coupling(4, ConvNet(2 + c, 6, 4), context_dim=c), (4, 2, 2), True, strict=False
+        lambda c: Coupling(4, ConvNet(2 + c, 6, 4), context_dim=c),
+        (4, 2, 2),
+        True,
+        strict=False,
+        back=3.0,
     ),
     "glow coupling, exponential": case(
         lambda c: Coupling(4, mlp((2 + c, 8, 4)), log_scale=exponential, context_dim=c),
@@ -182,6 +186,7 @@ CASES = {
         lambda c: Glow((1, 4, 4), steps=2, hidden=6, context_dim=c).bijection,
         (1, 4, 4),
         True,
+        large=30.0,
         back=3.0,
         spread=0.1,
     ),

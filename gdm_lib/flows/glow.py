@@ -59,8 +59,8 @@ ARXIV = "1807.03039"
 
 
 class ActNorm(Affine):
-    """``z = exp(log_scale) * x + shift``, each channel's scale and shift set so that the first batch
-    in training comes out with mean 0 and variance 1; from then on parameters like others.
+    """``z = exp(log_scale) * x + shift``, scale and shift of each channel set so that the first
+    batch in training comes out with mean 0 and variance 1; from then on parameters like others.
 
     That it is done is part of the state: a resumed model isn't initialised again. Where there are
     several processes, the batch is that of all together, so that they all start from one model.
@@ -151,8 +151,11 @@ def _mix(weight: Tensor, x: Tensor) -> Tensor:
 
 
 class InvertibleConvLU(InvertibleConv):
-    """The same map as ``P L (U + diag(s))`` (equation 10): ``P`` and the signs of ``s`` are fixed, ``L``
-    (unit lower), ``U`` (strictly upper) and ``log |s|`` are learned. It cannot become singular."""
+    """The same map as ``P L (U + diag(s))`` (equation 10), which cannot become singular.
+
+    ``P`` and the signs of ``s`` stay as they start; ``L`` (unit lower triangular), ``U`` (strictly
+    upper) and ``log |s|`` are learned. Takes what ``InvertibleConv`` takes.
+    """
 
     permutation: Tensor
     sign: Tensor
@@ -193,7 +196,7 @@ def exponential(raw: Tensor) -> Tensor:
 
 
 def sigmoid(raw: Tensor) -> Tensor:
-    """``s = sigmoid(raw + 2)``, as in the authors' code: bounded, and 0.88 at the start; its log."""
+    """``s = sigmoid(raw + 2)``, as in the authors' code: bounded, 0.88 at the start; its log."""
     return F.logsigmoid(raw + 2)
 
 
@@ -297,8 +300,8 @@ class Glow(Flow):
         scales: the paper's ``L``, 3 for 32x32.
         steps: the paper's ``K``, steps of flow in each scale; it has 32, a laptop less patience.
         hidden: channels of each coupling's network; the paper's 512.
-        mixing: makes what mixes ``c`` channels: ``InvertibleConvLU``, ``InvertibleConv``, or, for the
-            ablation of figure 3, ``Permute.reverse`` or ``Permute.shuffle``.
+        mixing: makes what mixes ``c`` channels: ``InvertibleConvLU``, ``InvertibleConv``, or, for
+            the ablation of figure 3, ``Permute.reverse`` or ``Permute.shuffle``.
         log_scale: see ``Coupling``.
         context_dim: features of the context, see ``Flow``.
         embed: makes the context of ``y``, see ``Flow``.
@@ -351,10 +354,10 @@ class Glow(Flow):
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Samples at a temperature ``T``: latents are drawn with ``T`` times their standard deviation.
+        """Samples at a temperature ``T``: latents have ``T`` times their standard deviation.
 
-        With additive couplings that is sampling from ``p(x) ** (1 / T**2)``, normalised. (Section 4
-        writes the exponent ``T**2``; for a Gaussian of standard deviation ``T`` it is ``1 / T**2``.)
+        With additive couplings that is sampling from ``p(x) ** (1 / T**2)``, normalised. (The
+        paper writes the exponent ``T**2``; a Gaussian of deviation ``T`` has ``1 / T**2``.)
         """
         context, base_context = self._contexts(y)
         z = cast(Any, self.base).sample(n, base_context, generator=generator)

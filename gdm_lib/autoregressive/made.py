@@ -209,37 +209,41 @@ def sequential(
     see. Each weight that a mask leaves is used once; nothing is multiplied by zero.
     """
     check_inputs("start", start, (net.dim,), context, net.context_dim)
-    sort = [net.degrees(i, order).argsort() for i in range(len(net.layers))]
-    # upto[i][d]: how many units of layer i have a degree of at most d
-    upto = [
-        torch.bincount(net.degrees(i, order), minlength=net.dim + 1).cumsum(0).tolist()
-        for i in range(len(net.layers))
-    ]
+    degrees = [net.degrees(i, order) for i in range(len(net.layers))]
+    sort = [degree.argsort() for degree in degrees]
+    counts = [torch.bincount(degree, minlength=net.dim + 1) for degree in degrees]
+    upto = [count.cumsum(0).tolist() for count in counts]  # units of a degree of at most d
     *hidden, top = (cast(nn.Linear, layer) for layer in net.layers)
-    weights = [layer.weight[sort[i + 1]][:, sort[i]] for i, layer in enumerate(hidden)]
+    rows = [layer.weight[sort[i + 1]][:, sort[i]] for i, layer in enumerate(hidden)]
     biases = [layer.bias[sort[i + 1], None] for i, layer in enumerate(hidden)]
-    weight = top.weight.unflatten(0, (net.params, net.dim))[:, sort[0]][:, :, sort[-1]].unbind(1)
-    bias = top.bias.view(net.params, net.dim)[:, sort[0], None].expand(-1, -1, len(start))
+    top_rows = top.weight.unflatten(0, (net.params, net.dim))[:, sort[0]][:, :, sort[-1]].unbind(1)
+    top_bias = top.bias.view(net.params, net.dim)[:, sort[0], None]
     if context is not None:
         shift = net.from_context(context).T
         if hidden:
             biases[0] = biases[0] + shift[sort[1]]
         else:
-            bias = bias + shift.view(net.params, net.dim, -1)[:, sort[0]]
-    # Features first, so that a layer's units of one degree are rows.
+            top_bias = top_bias + shift.view(net.params, net.dim, -1)[:, sort[0]]
+    # Features first, so that a layer's units of one degree are consecutive rows: blocks, all made
+    # beforehand, because with few units in each what costs is the number of small operations.
     units = [start.new_empty(len(s), len(start)) for s in sort]
+    blocks = [
+        list(zip(*(part.split(count.tolist()) for part in parts), strict=True))
+        for *parts, count in zip(rows, biases, units[1:], counts[1:], strict=True)
+    ]
+    activations = list(net.activations)
     for d, i in enumerate([-1, *sort[0].tolist()]):
         if d:
-            seen = upto[-1][d - 1]
-            params = torch.addmm(bias[:, d - 1], weight[d - 1][:, :seen], units[-1][:seen])
+            seen = units[-1].narrow(0, 0, upto[-1][d - 1])
+            params = torch.addmm(top_bias[:, d - 1], top_rows[d - 1].narrow(1, 0, len(seen)), seen)
             units[0][d - 1] = rule(params.T, i)
-        for layer in range(len(hidden)):
-            new = slice(upto[layer + 1][d - 1] if d else 0, upto[layer + 1][d])
-            if new.start < new.stop:
-                seen = upto[layer][d]
-                pre = weights[layer][new, :seen] @ units[layer][:seen] + biases[layer][new]
-                units[layer + 1][new] = net.activations[layer](pre)
-    return units[0][net.degrees(0, order) - 1].T.contiguous()
+        for layer, block in enumerate(blocks):
+            weight, bias, new = block[d]
+            if len(new):
+                seen = units[layer].narrow(0, 0, upto[layer][d])
+                pre = torch.addmm(bias, weight.narrow(1, 0, len(seen)), seen)
+                new.copy_(activations[layer](pre))
+    return units[0][degrees[0] - 1].T.contiguous()
 
 
 # Section 4: the model

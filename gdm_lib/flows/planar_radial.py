@@ -113,7 +113,7 @@ class Planar(_Step):
         wu, ww = (w * u).sum(1, keepdim=True), w.square().sum(1, keepdim=True)
         # w'u_hat = m(w'u) = softplus(w'u) - 1. With w = 0 there is no plane to bend.
         some = ww > torch.finfo(w.dtype).tiny
-        slope = torch.where(some, F.softplus(wu), 1 + wu).clamp_min(torch.finfo(w.dtype).tiny)
+        slope = torch.where(some, F.softplus(wu), 1).clamp_min(torch.finfo(w.dtype).tiny)
         move = torch.where(some, (slope - 1 - wu) / torch.where(some, ww, 1), 0)
         return w, b, u + move * w, slope
 

@@ -231,17 +231,18 @@ def sequential(
         list(zip(*(part.split(count.tolist()) for part in parts), strict=True))
         for *parts, count in zip(rows, biases, units[1:], counts[1:], strict=True)
     ]
-    activations = list(net.activations)
+    solved, tops, activations = units[0].unbind(0), top_bias.unbind(1), list(net.activations)
     for d, i in enumerate([-1, *sort[0].tolist()]):
         if d:
-            seen = units[-1].narrow(0, 0, upto[-1][d - 1])
-            params = torch.addmm(top_bias[:, d - 1], top_rows[d - 1].narrow(1, 0, len(seen)), seen)
-            units[0][d - 1] = rule(params.T, i)
+            seen = upto[-1][d - 1]
+            above, below = top_rows[d - 1].narrow(1, 0, seen), units[-1].narrow(0, 0, seen)
+            solved[d - 1].copy_(rule(torch.addmm(tops[d - 1], above, below).T, i))
         for layer, block in enumerate(blocks):
             weight, bias, new = block[d]
-            if len(new):
-                seen = units[layer].narrow(0, 0, upto[layer][d])
-                pre = torch.addmm(bias, weight.narrow(1, 0, len(seen)), seen)
+            if new.numel():
+                seen = upto[layer][d]
+                below = units[layer].narrow(0, 0, seen)
+                pre = torch.addmm(bias, weight.narrow(1, 0, seen), below)
                 new.copy_(activations[layer](pre))
     return units[0][degrees[0] - 1].T.contiguous()
 

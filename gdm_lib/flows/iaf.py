@@ -86,13 +86,13 @@ class AutoregressiveStep(nn.Module):
         under ``torch.no_grad`` the fast one.
         """
         check_inputs("z", z, (self.net.dim,), context, self.context_dim)
-        logdet = z.new_zeros(len(z))
+        logdet, columns = z.new_zeros(len(z)), z.unbind(1)
 
         def rule(params: Tensor, i: int) -> Tensor:
             nonlocal logdet
             log_scale, shift = self.update(*params.unbind(1))
             logdet = logdet - log_scale
-            return (z[:, i] - shift) * (-log_scale).exp()
+            return (columns[i] - shift) * (-log_scale).exp()
 
         solve = sequential_naive if torch.is_grad_enabled() else sequential
         return solve(self.net, rule, z, context), logdet

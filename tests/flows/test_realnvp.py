@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from gdm_lib.bijections import Chain, Flow, Logit, Squeeze, StandardNormal
+from gdm_lib.bijections import Chain, Flow, Logit, Squeeze
 from gdm_lib.data.toy2d import two_moons
 from gdm_lib.flows import realnvp as paper
 from gdm_lib.flows.realnvp import (

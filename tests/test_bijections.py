@@ -237,6 +237,7 @@ def variants() -> list:
     return found + [(name, CONTEXT) for name, c in CASES.items() if c.conditional]
 
 
+FIXED = {"permute", "flatten", "squeeze", "logit", "batch norm"}  # have nothing to learn
 EITHER_WAY = pytest.mark.parametrize(("name", "dim"), variants())
 
 
@@ -303,13 +304,11 @@ def test_every_parameter_gets_a_gradient_both_ways(name, dim):
             assert p.grad.abs().sum() > 0, parameter
 
 
-@EITHER_WAY
+@pytest.mark.parametrize(("name", "dim"), [v for v in variants() if v[0] not in FIXED])
 def test_gradients_of_the_inverse_are_those_of_the_function(name, dim):
     """Not only the value: by finite differences of the inverse along a random direction."""
     bijection = build(name, dim)
     parameters = list(bijection.parameters())
-    if not parameters:
-        pytest.skip("has no parameters")
     context = context_for(6, dim)
     with torch.no_grad():
         z = bijection(items(name), context)[0]

@@ -81,7 +81,7 @@ endif
 
 $(NPM_READY): chapters/_site/package-lock.json
 	@command -v npm >/dev/null 2>&1 || { \
-	  echo "npm is needed to fetch MathJax for the site: install Node.js (https://nodejs.org), or let"; \
-	  echo "pages load it from the network with: make $(MAKECMDGOALS) ASSETS=cdn"; exit 1; }
+	  echo "npm is needed to fetch scripts for the site: install Node.js (https://nodejs.org), or let"; \
+	  echo "pages load them from the network with: make $(MAKECMDGOALS) ASSETS=cdn"; exit 1; }
 	@cd chapters/_site && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
 	@touch $@

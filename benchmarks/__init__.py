@@ -26,6 +26,7 @@ class Result:
         peer_version: of the package, or empty.
         peer_s: seconds of the peer, a median.
         target: the least ratio that we want.
+        unit: of ``ours_s`` and ``peer_s`` where what is measured is not a time.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Result:
     peer_version: str
     peer_s: float
     target: float
+    unit: str = "s"
 
     @property
     def ratio(self) -> float:

@@ -7,9 +7,9 @@ import json
 import sys
 from dataclasses import asdict
 
-from benchmarks import training
+from benchmarks import training, widgets
 
-BENCHMARKS = {**training.BENCHMARKS}
+BENCHMARKS = {**training.BENCHMARKS, **widgets.BENCHMARKS}
 
 
 def main() -> int:
@@ -28,9 +28,10 @@ def main() -> int:
             row = {**asdict(result), "ratio": round(result.ratio, 3), "ok": result.ok}
             print(json.dumps(row), flush=True)
         else:
+            unit = f"{result.unit:2}"
             print(
-                f"{result.name:24} ours {result.ours_s:8.3f} s   {result.peer} "
-                f"{result.peer_version} {result.peer_s:8.3f} s   ratio {result.ratio:5.2f} "
+                f"{result.name:24} ours {result.ours_s:8.4f} {unit}  {result.peer} "
+                f"{result.peer_version} {result.peer_s:8.4f} {unit}  ratio {result.ratio:5.2f} "
                 f"(target {result.target})  {'ok' if result.ok else 'MISSED'}",
                 flush=True,
             )

@@ -156,7 +156,7 @@ def main(names: Sequence[str]) -> int:
         return 2
     chosen = [stage for stage in STAGES if not names or stage.name in names]
     if os.environ.get("GDM_ASSETS", "local") == "local" and not MATHJAX.exists():
-        print("npm is not installed, so the site is built to load MathJax from the network")
+        print("npm is not installed, so the site is built to load its scripts from the network")
         os.environ["GDM_ASSETS"] = "cdn"
     start = time.perf_counter()
     print(f"running {', '.join(stage.name for stage in chosen)}", flush=True)

@@ -1,18 +1,21 @@
-"""Sphinx extension of the site: one file for a document, assets of its own, no dead widgets.
+"""Sphinx extension of the site: one file for a document, assets of its own, widgets that live.
 
 Settings come from the environment, so that one ``_config.yml`` serves readers and publishers:
 
 - ``GDM_REPOSITORY``: address of the repository, ``https://github.com/OWNER/NAME``. With it, pages
   have a repository button and notebooks a Binder button; without it, neither.
 - ``GDM_BRANCH``: the branch that the buttons point at, ``main`` by default.
-- ``GDM_ASSETS``: ``local`` (default) serves MathJax from the site itself, ``cdn`` from jsDelivr.
+- ``GDM_ASSETS``: ``local`` (default) serves MathJax and the engine for models, ONNX Runtime Web,
+  from the site itself; ``cdn`` lets pages load both from jsDelivr.
 """
 
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import pkgutil
+import re
 import shutil
 from pathlib import Path
 from types import ModuleType
@@ -22,14 +25,27 @@ from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.errors import ExtensionError
 
+from chapters._tools import site_widgets
+
 SITE = Path(__file__).parents[1] / "_site"
-MATHJAX = SITE / "node_modules" / "mathjax" / "es5" / "tex-svg-full.js"
+MODULES = SITE / "node_modules"
+MATHJAX = MODULES / "mathjax" / "es5" / "tex-svg-full.js"
 MATHJAX_ON_SITE = "mathjax/tex-svg-full.js"
+ENGINE = MODULES / "onnxruntime-web" / "dist"
+ENGINE_FILES = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
+ENGINE_ON_SITE = "onnxruntime/"
+ENGINE_ON_CDN = "https://cdn.jsdelivr.net/npm/onnxruntime-web@{version}/dist/"
+WIDGETS_CSS = SITE.parents[1] / "gdm_lib" / "widgets" / "widgets.css"
+HOST = "widgets/host.js"
+STATE = "application/vnd.jupyter.widget-state+json"
 API_PAGE = "chapters/appendix/api"
 API_MARK = "<!-- modules -->"
 # The order of the reference is the order of the imports; what is not named goes by its name.
 LAYERS = ("protocols", "nn", "bijections", "likelihoods", "data", "metrics", "viz")
 LAST = ("training", "pretrained", "exercises", "widgets", "cli")
+ICON_SCRIPT = re.compile(
+    r"<script[^>]*fontawesome\.js[^>]*></script>\s*|<link[^>]*fontawesome\.js[^>]*>\s*"
+)
 EARLY = 10  # before the listeners of the theme and of sphinx-external-toc
 LATE = 900
 
@@ -45,27 +61,38 @@ def exclude_masters(app: Sphinx, config: Config) -> None:
 
 
 def use_local_assets(app: Sphinx, config: Config) -> None:
-    """Serve the site's own style sheet, and MathJax unless ``GDM_ASSETS=cdn``."""
-    config.html_static_path.append(str(SITE / "static"))
+    """Serve the site's own style sheets, and MathJax and the engine unless ``GDM_ASSETS=cdn``."""
+    config.html_static_path += [str(SITE / "static"), str(WIDGETS_CSS)]
     assets = os.environ.get("GDM_ASSETS", "local")
-    if assets == "cdn":
-        return
-    if assets != "local":
+    if assets not in ("local", "cdn"):
         raise ExtensionError(f"GDM_ASSETS: expected 'local' or 'cdn', got {assets!r}")
-    if not MATHJAX.exists():
-        raise ExtensionError(
-            f"MathJax is not installed: {MATHJAX} is missing. Run `make book`, which installs it "
-            "with npm, or `make book ASSETS=cdn` to let pages load it from the network."
-        )
-    config.mathjax_path = MATHJAX_ON_SITE
+    engine = ENGINE_ON_SITE
+    if assets == "cdn":
+        pinned = json.loads((SITE / "package.json").read_text("utf-8"))["dependencies"]
+        engine = ENGINE_ON_CDN.format(version=pinned["onnxruntime-web"])
+    else:
+        for path in (MATHJAX, *(ENGINE / name for name in ENGINE_FILES)):
+            if not path.exists():
+                raise ExtensionError(
+                    f"{path} is missing. Run `make book`, which installs it with npm, or "
+                    "`make book ASSETS=cdn` to let pages load it from the network."
+                )
+        config.mathjax_path = MATHJAX_ON_SITE
+    host = {"type": "module", "async": "async", "data-gdm-runtime": engine}
+    config.nb_ipywidgets_js = {HOST: host}
 
 
-def copy_mathjax(app: Sphinx) -> None:
-    """Put MathJax where the pages look for it."""
-    if app.config.mathjax_path == MATHJAX_ON_SITE:
-        target = Path(app.outdir) / "_static" / MATHJAX_ON_SITE
+def copy_assets(app: Sphinx) -> None:
+    """Put MathJax and the engine where the pages look for them."""
+    if app.config.mathjax_path != MATHJAX_ON_SITE:
+        return
+    static = Path(app.outdir) / "_static"
+    wanted = {MATHJAX_ON_SITE: MATHJAX}
+    wanted |= {f"{ENGINE_ON_SITE}{name}": ENGINE / name for name in ENGINE_FILES}
+    for place, source in wanted.items():
+        target = static / place
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(MATHJAX, target)
+        shutil.copyfile(source, target)
 
 
 def set_theme(app: Sphinx, config: Config) -> None:
@@ -85,16 +112,32 @@ def set_theme(app: Sphinx, config: Config) -> None:
     options["launch_buttons"]["binderhub_url"] = "https://mybinder.org"
 
 
-def drop_widget_state(
+def publish_widgets(
     app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any
 ) -> None:
-    """Leave out the state of widgets, which no script on the page would read."""
-    context["script_files"] = [
-        script
-        for script in context.get("script_files", [])
-        if getattr(script, "attributes", {}).get("type")
-        != "application/vnd.jupyter.widget-state+json"
-    ]
+    """Give the page the state of the widgets that live on it, and neither that nor the host if
+    there are none."""
+    files = []
+    alive = False
+    for script in context.get("script_files", []):
+        attributes = getattr(script, "attributes", {})
+        if attributes.get("type") == STATE:
+            stored = json.loads(attributes["body"])["state"]
+            try:
+                state = site_widgets.publish(stored, Path(app.outdir) / "_static")
+            except ValueError as error:
+                raise ExtensionError(f"{page}: {error}") from error
+            alive = bool(state)
+            # No "<" in a script, whatever the values say.
+            text = json.dumps({"state": state}, ensure_ascii=False).replace("<", "\\u003c")
+            attributes["body"] = text
+        files.append(script)
+    context["script_files"] = [script for script in files if alive or not _is_for_widgets(script)]
+
+
+def _is_for_widgets(script: Any) -> bool:
+    attributes = getattr(script, "attributes", {})
+    return attributes.get("type") == STATE or "data-gdm-runtime" in attributes
 
 
 def public_modules(package: ModuleType) -> list[str]:
@@ -148,13 +191,28 @@ def keep_attribute_text(
         lines.insert(0, "\\ ")
 
 
+def drop_icon_script(app: Sphinx, error: Exception | None) -> None:
+    """Take the theme's icons from its fonts alone.
+
+    The theme draws them a second time with a script of 1.5 MB, the largest part of a page.
+    """
+    if error is None and app.builder.format == "html":
+        for path in Path(app.outdir).rglob("*.html"):
+            text = path.read_text("utf-8")
+            if "fontawesome.js" in text:
+                path.write_text(ICON_SCRIPT.sub("", text), encoding="utf-8", newline="\n")
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register the extension."""
     for listener in (exclude_masters, use_local_assets, set_theme):
         app.connect("config-inited", listener, priority=EARLY)
-    app.connect("builder-inited", copy_mathjax)
+    app.connect("builder-inited", copy_assets)
     app.connect("source-read", list_modules)
     app.connect("autodoc-process-docstring", keep_attribute_text, priority=EARLY)
-    app.connect("html-page-context", drop_widget_state, priority=LATE)
+    app.connect("html-page-context", publish_widgets, priority=LATE)
+    app.connect("build-finished", drop_icon_script)
     app.add_css_file("book.css")
+    app.add_css_file("widgets.css")
+    app.add_js_file("math.js", defer="defer", priority=EARLY)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

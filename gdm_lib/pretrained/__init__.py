@@ -33,7 +33,18 @@ from torch import Tensor, nn
 import gdm_lib
 from gdm_lib import _tensorfile
 
-__all__ = ["MAX_BYTES", "Recipe", "load", "names", "recipe", "record", "save", "train", "where"]
+__all__ = [
+    "MAX_BYTES",
+    "Recipe",
+    "identify",
+    "load",
+    "names",
+    "recipe",
+    "record",
+    "save",
+    "train",
+    "where",
+]
 
 MAX_BYTES = 2_000_000
 """The largest file of weights that the book ships."""
@@ -198,6 +209,37 @@ def load(name: str, *, directory: Path | None = None) -> nn.Module:
         model = made.build()
     _tensorfile.load_state(model, _tensorfile.read(weights)[0], weights)
     return model.eval()
+
+
+def identify(model: nn.Module, *, directory: Path | None = None) -> str | None:
+    """The name of the reference weights that ``model`` has, bit by bit; None if it has none.
+
+    Args:
+        model: in any mode, on any device.
+        directory: the folder of all weights; ``where()`` if left out.
+    """
+    digests: dict[bool, str] = {}
+    for name in names():
+        half = recipe(name).half
+        if half not in digests:
+            try:
+                stored = _stored(model, half)
+            except ValueError:  # beyond 16 bits
+                stored = {}
+            same = all(
+                torch.equal(t, stored[k].to(t.dtype))
+                for k, t in model.state_dict().items()
+                if k in stored
+            )
+            digests[half] = (
+                hashlib.sha256(_tensorfile.encode(stored, {})).hexdigest() if same else ""
+            )
+        if (
+            _paths(name, directory)[1].is_file()
+            and digests[half] == record(name, directory=directory)["sha256"]
+        ):
+            return name
+    return None
 
 
 def _paths(name: str, directory: Path | None) -> tuple[Path, Path]:

@@ -104,17 +104,20 @@ def figure_html(image: bytes, *, alt: str, caption: str | None = None, width: in
         caption: text beneath the picture.
         width: width on the page in CSS pixels; a narrower page shrinks the picture.
     """
+    return _figure(image_html(image, alt=alt, width=width), caption, max(width, CAPTION_WIDTH))
+
+
+def image_html(image: bytes, *, alt: str, width: int) -> str:
+    """``<img>`` with an embedded PNG; for the arguments see ``figure_html``."""
     pixels = Image.open(io.BytesIO(image))
     style = f"width:{width}px;max-width:100%;height:auto;border-radius:6px"
     source = base64.b64encode(image).decode("ascii")
     # The page keeps the room of a picture that says its size. The site's theme dims pictures on
     # dark pages; "dark-light" says that this one suits both.
-    return _figure(
+    return (
         f'<img class="dark-light" alt="{html.escape(alt)}" width="{pixels.width}" '
         f'height="{pixels.height}" decoding="sync" style="{style}" '
-        f'src="data:image/png;base64,{source}">',
-        caption,
-        max(width, CAPTION_WIDTH),
+        f'src="data:image/png;base64,{source}">'
     )
 
 

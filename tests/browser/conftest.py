@@ -3,7 +3,11 @@
 import os
 import shutil
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -103,3 +107,43 @@ def visitor(chromium: Browser) -> Iterator[Callable[..., Visit]]:
 def visit(visitor: Callable[..., Visit]) -> Visit:
     """A fresh page at desktop width."""
     return visitor()
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """Serves without a line on the terminal for each file."""
+
+    def log_message(self, *args) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """The address at which a folder is served on loopback."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture
+def stage(visitor, tmp_path) -> Iterator[Callable[..., Visit]]:
+    """Opens a page with widgets made on the spot, revived by the site's own host.
+
+    ``stage(widget, ..., theme="light", width=1280, **options)`` gives a ``Visit``.
+    """
+    from tests.browser.widget_page import write_page
+
+    with served(tmp_path) as address:
+
+        def open_widgets(*widgets, theme: str = "light", **options) -> Visit:
+            visit = visitor(**options)
+            page = write_page(tmp_path, *widgets, theme=theme)
+            visit.page.goto(f"{address}/{page.name}")
+            return visit
+
+        yield open_widgets

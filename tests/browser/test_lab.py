@@ -17,12 +17,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 import nbformat
+import numpy as np
 import pytest
+import torch
+
+from chapters._tools import pairs
+from gdm_lib import pretrained
+from tests.browser.widget_page import drive, pictures, settle, wait_for_change
 
 ROOT = Path(__file__).parents[2]
-CHAPTERS = {"vae/vae": "The variational autoencoder"}
+CHAPTERS = {
+    "vae/vae": "The variational autoencoder",
+    "appendix/widgets": "the widgets",
+}
 TARGET_S = 60  # a chapter's budget on two cores
-CONTENT = "e => e.src || e.toDataURL()"  # of a picture
+WIDGET = "application/vnd.jupyter.widget-view+json"
 SLACK = 2  # machines differ, and a timing must not decide
 
 
@@ -54,7 +63,7 @@ def lab(tmp_path_factory) -> Iterator[Lab]:
     shutil.copytree(
         ROOT / "chapters",
         folder / "chapters",
-        ignore=shutil.ignore_patterns("_tools", "_site", ".ipynb_checkpoints"),
+        ignore=shutil.ignore_patterns("_tools", "node_modules", ".ipynb_checkpoints"),
     )
     port, token = free_port(), "reader"
     options = [
@@ -64,6 +73,7 @@ def lab(tmp_path_factory) -> Iterator[Lab]:
         "--ServerApp.port_retries=0",
         f"--IdentityProvider.token={token}",
         f"--ServerApp.root_dir={folder}",
+        "--LabApp.expose_app_in_browser=True",
         f"--LabApp.workspaces_dir={folder / 'workspaces'}",
         f"--LabApp.user_settings_dir={folder / 'settings'}",
     ]
@@ -123,17 +133,11 @@ def test_the_start_page_opens_and_its_check_says_ready(lab, visit):
 
 
 @pytest.mark.parametrize(("name", "title"), CHAPTERS.items())
-def test_a_chapter_opens_runs_and_its_slider_moves_the_picture(lab, visit, name, title):
+def test_a_chapter_opens_runs_and_every_control_moves_a_picture(lab, visit, name, title):
     path = lab.folder / "chapters" / f"{name}.ipynb"
     clear_outputs(path)
     page = visit.page
-    page.goto(lab.start)
-    page.get_by_role("link", name=title).first.click(timeout=60_000)
-    chapter = page.locator(".jp-NotebookPanel:visible", has=page.locator(f"text={title}")).last
-    page.locator(".lm-TabBar-tabLabel", has_text=f"{name.rpartition('/')[2]}.ipynb").wait_for(
-        timeout=60_000
-    )
-    wait_until_idle(page)
+    open_chapter(page, lab, name, title)
 
     start = time.monotonic()
     run_all(page)
@@ -142,26 +146,157 @@ def test_a_chapter_opens_runs_and_its_slider_moves_the_picture(lab, visit, name,
     print(f"Run All of {name}: {seconds:.1f} s (target {TARGET_S} s)")
 
     cells = save_and_read(page, path)
-    errors = [out.evalue for cell in cells for out in cell.outputs if out.output_type == "error"]
+    code = [cell for cell in cells if cell.cell_type == "code"]
+    errors = [out.evalue for cell in code for out in cell.outputs if out.output_type == "error"]
     assert errors == []
-    counts = [cell.execution_count for cell in cells]
-    assert counts == list(range(1, len(cells) + 1)), counts
+    counts = [cell.execution_count for cell in code]
+    assert counts == list(range(1, len(code) + 1)), counts
     assert seconds <= TARGET_S * SLACK
 
-    slider = chapter.locator(".jupyter-widgets .noUi-handle, .widget-slider .noUi-handle").first
-    slider.scroll_into_view_if_needed(timeout=30_000)
-    output = "xpath=ancestor::*[contains(@class, 'jp-OutputArea-output')][1]"
-    picture = slider.locator(output).locator("img, canvas").first
-    picture.wait_for()
-    before = picture.evaluate(CONTENT)
-    slider.focus()
-    for _ in range(10):
-        slider.press("ArrowRight")
-    give_up = time.monotonic() + 20
-    while picture.evaluate(CONTENT) == before and time.monotonic() < give_up:
-        page.wait_for_timeout(200)
-    assert picture.evaluate(CONTENT) != before, "the slider moved and the picture stayed"
+    shown = widget_cells(cells)
+    assert shown
+    visit.errors.clear()  # JupyterLab's own, of starting
+    for number in shown:
+        root = widget_of_cell(page, number)
+        print(f"cell {number}: {'; '.join(drive(page, root))}")
+    assert visit.errors == []
     assert visit.foreign == []
+
+
+def test_the_kernels_pixels_are_torchs_its_values_are_the_widgets_and_its_end_is_said(lab, visit):
+    page = visit.page
+    open_notebook(
+        page,
+        lab,
+        "from gdm_lib import pretrained, widgets\n"
+        "model = pretrained.load('vae/mnist_2d')\n"
+        "explorer = widgets.LatentExplorer.plane(model.decode_mean)\nexplorer",
+        "explorer.values = {'z₁': -1.25, 'z₂': 7.0}",
+        "explorer.values['z₁']",
+    )
+    run_all(page)
+    wait_until_idle(page)
+    root = widget_of_cell(page, 1)
+    # Set by a cell, and held to the sliders' range.
+    page.wait_for_function(
+        "r => r.gdm.arrays[0].data[0] == -1.25", arg=root.element_handle(), timeout=10_000
+    )
+    settle(page, root)
+    asked, told = root.evaluate("r => [[...r.gdm.arrays[0].data], [...r.gdm.data]]")
+    assert asked == [-1.25, 3.0]
+    with torch.no_grad():
+        expected = pretrained.load("vae/mnist_2d").decode_mean(torch.tensor([asked]))
+    assert np.abs(np.array(told) - expected.flatten().numpy()).max() <= 1e-6
+    # Moved by hand, and read by a cell.
+    before = pictures(root)
+    root.get_by_label("z₁", exact=True).press("End")
+    wait_for_change(page, root, before, "End")
+    page.wait_for_timeout(500)
+    assert run_cell(page, 3) == "3"
+
+    root = widget_of_cell(page, 1)
+    settle(page, root)
+    page.get_by_role("menuitem", name="Kernel", exact=True).click()
+    page.get_by_role("menuitem", name="Shut Down Kernel", exact=True).click()
+    page.wait_for_timeout(1000)
+    picture = root.locator(".gdm-stage > canvas")
+    before = picture.evaluate("c => c.toDataURL()")
+    root.get_by_label("z₂", exact=True).press("Home")
+    root.locator(".gdm-fault").wait_for(timeout=10_000)
+    assert "The kernel does not answer" in root.locator(".gdm-status").inner_text()
+    assert picture.evaluate("c => c.toDataURL()") == before
+
+
+def test_a_cell_runs_while_the_playground_trains(lab, visit):
+    page = visit.page
+    open_notebook(
+        page,
+        lab,
+        "import torch\nfrom gdm_lib import widgets\nfrom gdm_lib.data import toy2d\n"
+        "from gdm_lib.vae.vae import VAE\nfrom gdm_lib.likelihoods import IsotropicGaussian\n"
+        "playground = widgets.Playground2D(\n"
+        "    lambda: VAE.mlp((2,), 2, likelihood=IsotropicGaussian()),\n"
+        "    toy2d.two_moons().sample(500), density=False, every=20, record=3)\nplayground",
+        "print('seen', playground.steps > 60)",
+    )
+    page.evaluate("jupyterapp.shell.currentWidget.content.activeCellIndex = 1")
+    page.evaluate("jupyterapp.commands.execute('notebook:run-cell')")
+    root = widget_of_cell(page, 1)
+    page.wait_for_selector(".gdm[data-gdm-pictures]")
+    trained = root.locator(".gdm-said")
+    assert trained.inner_text() == "60"
+    root.get_by_role("button", name="Play").click()
+    beyond = "r => Number(r.querySelector('.gdm-said').textContent) > {}"
+    page.wait_for_function(beyond.format(100), arg=root.element_handle(), timeout=20_000)
+    page.evaluate("jupyterapp.shell.currentWidget.content.activeCellIndex = 2")
+    page.evaluate("jupyterapp.commands.execute('notebook:run-cell')")
+    said = page.locator(".jp-NotebookPanel:visible [data-windowed-list-index='2']")
+    said.get_by_text("seen True").wait_for(timeout=10_000)
+    # It went on meanwhile.
+    now = int(trained.inner_text())
+    page.wait_for_function(beyond.format(now + 40), arg=root.element_handle(), timeout=20_000)
+    root.get_by_role("button", name="Pause").click()
+    # Another run begins with an untrained model.
+    root.get_by_role("button", name="Reset").click()
+    page.wait_for_function(
+        "r => r.querySelector('.gdm-said').textContent === '0'", arg=root.element_handle()
+    )
+    assert "Seed 1." in root.locator(".gdm-status").inner_text()
+
+
+def open_notebook(page, lab, *sources: str) -> None:
+    """A notebook of one title and some cells, in JupyterLab."""
+    notebook = nbformat.v4.new_notebook(
+        cells=[
+            nbformat.v4.new_markdown_cell("# A small page"),
+            *[nbformat.v4.new_code_cell(source) for source in sources],
+        ],
+        metadata=pairs.METADATA,
+    )
+    nbformat.write(notebook, lab.folder / "chapters" / "small.ipynb")
+    page.goto(lab.start.replace("index.ipynb", "small.ipynb"))
+    page.get_by_role("heading", name="A small page").wait_for(timeout=60_000)
+    wait_until_idle(page)
+
+
+def run_cell(page, number: int) -> str:
+    """What a cell says once it has run."""
+    page.evaluate(
+        """n => { jupyterapp.shell.currentWidget.content.activeCellIndex = n;
+                  return jupyterapp.commands.execute('notebook:run-cell') }""",
+        number,
+    )
+    wait_until_idle(page)
+    cell = page.locator(f".jp-NotebookPanel:visible [data-windowed-list-index='{number}']")
+    return cell.locator(".jp-OutputArea-output").inner_text()
+
+
+def open_chapter(page, lab, name, title) -> None:
+    """From the start page, or for an appendix without a link there, by its address."""
+    page.goto(lab.start)
+    link = page.get_by_role("link", name=title).first
+    link.click(timeout=60_000)
+    page.locator(".lm-TabBar-tabLabel", has_text=f"{name.rpartition('/')[2]}.ipynb").wait_for(
+        timeout=60_000
+    )
+    wait_until_idle(page)
+
+
+def widget_cells(cells) -> list[int]:
+    """The places of the cells that show a widget."""
+    return [
+        number
+        for number, cell in enumerate(cells)
+        if any(WIDGET in out.get("data", {}) for out in cell.get("outputs", []))
+    ]
+
+
+def widget_of_cell(page, number: int):
+    """The widget below a cell, which JupyterLab draws only once it is scrolled to."""
+    page.evaluate("n => jupyterapp.shell.currentWidget.content.scrollToItem(n, 'start')", number)
+    root = page.locator(f".jp-NotebookPanel:visible [data-windowed-list-index='{number}'] .gdm")
+    root.wait_for(timeout=20_000)
+    return root
 
 
 def wait_until_idle(page, timeout_s: float = 60) -> None:
@@ -191,7 +326,7 @@ def run_all(page) -> None:
 
 
 def save_and_read(page, path: Path) -> list[nbformat.NotebookNode]:
-    """The code cells as JupyterLab saves them: on the page it draws only those in view."""
+    """The cells as JupyterLab saves them: on the page it draws only those in view."""
     before = path.stat().st_mtime_ns
     page.get_by_role("menuitem", name="File", exact=True).click()
     page.get_by_role("menuitem", name=re.compile("^Save Notebook(?! As)")).first.click()
@@ -200,8 +335,7 @@ def save_and_read(page, path: Path) -> list[nbformat.NotebookNode]:
         assert time.monotonic() < give_up, f"{path.name} was not saved"
         page.wait_for_timeout(100)
     page.wait_for_timeout(300)
-    notebook = nbformat.read(path, as_version=4)
-    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+    return nbformat.read(path, as_version=4).cells
 
 
 def clear_outputs(path: Path) -> None:

@@ -4,16 +4,17 @@ Screenshots go to ``GDM_SCREENSHOTS``, or to a temporary folder whose name is pr
 """
 
 import os
-import threading
 from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from tests.browser.conftest import served
+from tests.browser.widget_page import drive, settle
+
 SITE = Path(__file__).parents[2] / "_build" / "html"
 PAGES = sorted(path.relative_to(SITE).as_posix() for path in SITE.glob("chapters/**/*.html"))
+WITH_WIDGETS = [name for name in PAGES if "data-gdm-widget=" in (SITE / name).read_text("utf-8")]
 SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
 
 if not PAGES:
@@ -22,22 +23,10 @@ if not (SITE / "_static" / "mathjax").exists():
     pytest.skip("the site is built with ASSETS=cdn, and needs the network", allow_module_level=True)
 
 
-class Quiet(SimpleHTTPRequestHandler):
-    """Serves without a line on the terminal for each file."""
-
-    def log_message(self, *args) -> None:
-        """Say nothing."""
-
-
 @pytest.fixture(scope="module")
 def site() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(SITE)))
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with served(SITE) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +57,44 @@ def test_a_page_works(visit, site, name):
     broken = page.evaluate("[...document.images].filter(i => !i.naturalWidth).map(i => i.src)")
     assert broken == []
     assert page.locator("text=/A Jupyter Widget|VBox\\(|HBox\\(|Error displaying/").count() == 0
+
+
+@pytest.mark.parametrize("name", WITH_WIDGETS)
+def test_every_control_of_every_widget_moves_its_picture(visit, site, name):
+    open_page(visit, f"{site}/{name}")
+    page = visit.page
+    figures = page.locator("figure[data-gdm-widget]").all()
+    assert figures
+    for number, figure in enumerate(figures, 1):
+        if not figure.evaluate("f => f.dataset.gdmAlone !== 'false'"):
+            assert "in JupyterLab" in figure.inner_text()
+            continue
+        figure.scroll_into_view_if_needed()
+        root = figure.locator(".gdm")
+        root.wait_for()
+        print(f"widget {number}: {'; '.join(drive(page, root))}")
+    assert visit.errors == []
+    assert visit.foreign == []
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", WITH_WIDGETS)
+def test_a_page_does_not_jump_when_its_widgets_come_alive(visitor, site, name, size):
+    width, height = SIZES[size]
+    rooms = {}
+    for alive in (False, True):
+        visit = visitor(width=width, height=height, java_script_enabled=alive)
+        visit.page.goto(f"{site}/{name}")
+        figures = visit.page.locator("figure[data-gdm-widget]").all()
+        for figure in figures:
+            figure.scroll_into_view_if_needed()
+            if alive and figure.evaluate("f => f.dataset.gdmAlone !== 'false'"):
+                figure.locator("[data-gdm-pictures]").wait_for(timeout=20_000)
+                settle(visit.page, figure.locator(".gdm"))
+        rooms[alive] = [figure.bounding_box()["height"] for figure in figures]
+        across = visit.page.evaluate("document.documentElement.scrollWidth") if alive else 0
+        assert across <= width
+    assert rooms[True] == pytest.approx(rooms[False], abs=1)
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

@@ -3,6 +3,8 @@
 Reads ``_build/html``, which ``make book`` makes.
 """
 
+import hashlib
+import json
 import os
 import re
 from dataclasses import dataclass, field
@@ -12,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from chapters._tools import pairs
+from chapters._tools import book_site, pairs
 
 SITE = pairs.ROOT / "_build" / "html"
 # The theme leaves templates of its own among its assets.
@@ -132,9 +134,52 @@ def test_every_chapter_has_a_page_and_the_root_leads_to_the_first():
     assert "chapters/index.html" in (SITE / "index.html").read_text("utf-8")
 
 
-def test_pages_carry_no_state_of_widgets_that_nothing_reads():
+def widgets_of(path):
+    """The state of a page's widgets, None if it has no such script."""
+    found = re.search(
+        r'<script type="application/vnd.jupyter.widget-state\+json">(.*?)</script>',
+        path.read_text("utf-8"),
+        re.DOTALL,
+    )
+    return json.loads(found[1])["state"] if found else None
+
+
+ALIVE = [path for path in PAGES if 'data-gdm-widget="' in path.read_text("utf-8")]
+
+
+def test_pages_with_widgets_have_their_state_and_the_host_and_others_have_neither():
+    assert SITE / "chapters" / "vae" / "vae.html" in ALIVE
+    for path in PAGES:
+        state, hosted = widgets_of(path), "data-gdm-runtime" in path.read_text("utf-8")
+        shown = re.findall(r'<figure[^>]*data-gdm-widget="(\w+)"', path.read_text("utf-8"))
+        assert hosted == (path in ALIVE), path.name
+        assert sorted(state or {}) == sorted(shown), path.name
+
+
+@pytest.mark.parametrize("path", ALIVE, ids=[path.stem for path in ALIVE])
+def test_what_widgets_fetch_is_there_is_what_its_name_says_and_is_small(path):
+    static = SITE / "_static"
+    for entry in widgets_of(path).values():
+        values = entry["state"]
+        assert {"_css", "poster", "page_model"} & set(values) <= {"page_model"}
+        addresses = [values["_esm"], values.get("page_model_address")]
+        addresses += [b["data"] for b in entry["buffers"] if b["encoding"] == "url"]
+        for address in filter(None, addresses):
+            content = (static / address).read_bytes()
+            assert hashlib.sha256(content).hexdigest().startswith(Path(address).stem)
+            assert len(content) <= 1_000_000, address
+        if values.get("page_weights"):
+            assert values["page_model_address"].endswith(".onnx")
+    assert path.stat().st_size <= 1_500_000
+    engine = re.search(r'data-gdm-runtime="([^"]+)"', path.read_text("utf-8"))[1]
+    if not is_foreign(engine):
+        for name in book_site.ENGINE_FILES:
+            assert (static / engine / name).is_file()
+
+
+def test_the_themes_second_set_of_icons_is_not_loaded():
     for path, page in PARSED.items():
-        assert "application/vnd.jupyter.widget-state+json" not in page.scripts, path.name
+        assert not [address for address in page.fetched if "fontawesome.js" in address], path.name
 
 
 def test_buttons_follow_the_address_of_the_repository():

@@ -1,0 +1,191 @@
+"""A page like the site's around widgets made on the spot, and a driver for their controls."""
+
+import json
+import time
+from pathlib import Path
+
+from ipywidgets.embed import embed_data
+
+from chapters._tools import site_widgets
+from chapters._tools.book_site import ENGINE, ENGINE_FILES, SITE, WIDGETS_CSS
+
+ENGINE_READY = all((ENGINE / name).exists() for name in ENGINE_FILES)
+PAGE = """<!doctype html><html lang="en"{theme}><meta charset="utf-8">
+<meta name="viewport" content="width=device-width"><title>Widgets</title>
+<link rel="icon" href="data:,">
+<link rel="stylesheet" href="_static/widgets.css">
+<style>body {{ margin: 16px; font-family: sans-serif }} [data-theme=dark] body {{
+  background: #14181e; --pst-color-text-base: #ced6dd; --pst-color-background: #14181e;
+  --pst-color-surface: #29313d; --pst-color-border: #48566b; --pst-color-text-muted: #9ca4af;
+  --pst-color-primary: #3fb1c5 }}</style>
+<h1>Before</h1>{figures}<p id="after">After</p>
+<script type="application/vnd.jupyter.widget-state+json">{state}</script>
+<script type="module" data-gdm-runtime="onnxruntime/" src="_static/widgets/host.js"></script></html>
+"""
+
+
+def stored_state(*widgets) -> dict:
+    """The state of widgets as a notebook stores it."""
+    if not widgets:
+        return {}
+    return embed_data(views=widgets, drop_defaults=False)["manager_state"]["state"]
+
+
+def write_page(folder: Path, *widgets, theme: str = "light", name: str = "page.html") -> Path:
+    """Write a page with widgets, and all that it fetches, as the site's build does."""
+    static = folder / "_static"
+    (static / "widgets").mkdir(parents=True, exist_ok=True)
+    (static / "onnxruntime").mkdir(exist_ok=True)
+    for target, source in {
+        "widgets/host.js": SITE / "static" / "widgets" / "host.js",
+        "widgets.css": WIDGETS_CSS,
+        **{f"onnxruntime/{file}": ENGINE / file for file in ENGINE_FILES if ENGINE_READY},
+    }.items():
+        (static / target).write_bytes(source.read_bytes())
+    state = site_widgets.publish(stored_state(*widgets), static)
+    text = json.dumps({"state": state}, ensure_ascii=False).replace("<", "\\u003c")
+    figures = "".join(widget._repr_mimebundle_()[0]["text/html"] for widget in widgets)
+    theme = ' data-theme="dark"' if theme == "dark" else ""
+    path = folder / name
+    path.write_text(PAGE.format(figures=figures, state=text, theme=theme), encoding="utf-8")
+    return path
+
+
+# -- driving
+
+
+# The places of the first, middle and last option, starting after the chosen one and ending there.
+ROUND = """(e, kind) => { const all = [...e.querySelectorAll(kind)];
+    const now = all.findIndex(o => o.selected || o.checked), n = all.length;
+    const places = [...new Set([0, Math.floor(n / 2), n - 1])].filter(i => i !== now);
+    return [...places, now] }"""
+PICTURES = """root => [...root.querySelectorAll('.gdm-stage canvas')]
+    .map(canvas => canvas.toDataURL()).join('|')
+    + [...root.querySelectorAll('.gdm-stage .gdm-marker')].map(m => m.style.cssText).join()"""
+
+
+def pictures(root) -> str:
+    """What a widget shows, as text to compare."""
+    return root.evaluate(PICTURES)
+
+
+def wait_for_change(page, root, before: str, what: str, timeout_s: float = 6) -> str:
+    """The new pictures, once they differ from those before and have come to rest."""
+    give_up = time.monotonic() + timeout_s
+    while (now := pictures(root)) == before:
+        assert time.monotonic() < give_up, f"{what}: the picture did not change"
+        page.wait_for_timeout(25)
+    return now
+
+
+def settle(page, root, timeout_s: float = 10) -> str:
+    """The pictures once they have been the same for a quarter of a second."""
+    give_up = time.monotonic() + timeout_s
+    last, since = pictures(root), time.monotonic()
+    while time.monotonic() - since < 0.25:
+        page.wait_for_timeout(50)
+        now = pictures(root)
+        if now != last:
+            last, since = now, time.monotonic()
+        assert time.monotonic() < give_up, "the picture does not come to rest"
+    return last
+
+
+def drive(page, root) -> list[str]:
+    """Move every control of a widget to its minimum, middle and maximum, press every button, take
+    every option, drag and walk in every plane. Each move must change the picture.
+
+    Returns:
+        What was driven, for the test to hold against what should be there.
+    """
+    done = []
+    root.scroll_into_view_if_needed()
+    page.wait_for_function(
+        "root => Number(root.dataset.gdmPictures) > 0", arg=root.element_handle(), timeout=20_000
+    )
+    settle(page, root)
+
+    def label_of(control) -> str:
+        return control.evaluate("e => e.labels?.[0]?.textContent || e.ariaLabel || e.textContent")
+
+    def moved(before: str, what: str) -> None:
+        wait_for_change(page, root, before, what)
+        settle(page, root)
+        assert not root.evaluate("r => r.dataset.gdmFailed"), root.inner_text()
+        done.append(what)
+
+    def put(slider, value: float) -> None:
+        slider.evaluate(
+            "(e, v) => { e.value = v; e.dispatchEvent(new Event('input', {bubbles: true}));"
+            " e.dispatchEvent(new Event('change', {bubbles: true})) }",
+            value,
+        )
+
+    def bounds(slider) -> tuple[float, float]:
+        return tuple(slider.evaluate("e => [Number(e.min), Number(e.max)]"))
+
+    for slider in root.locator("input[type=range]").all():
+        low, high = bounds(slider)
+        name = label_of(slider)
+        if float(slider.input_value()) == low:
+            put(slider, high)
+            settle(page, root)
+        for place, value in (("min", low), ("middle", (low + high) / 2), ("max", high)):
+            before = pictures(root)
+            put(slider, value)
+            moved(before, f"{name}: {place}")
+        before = pictures(root)
+        slider.focus()
+        page.keyboard.press("ArrowLeft")
+        page.keyboard.press("ArrowLeft")
+        moved(before, f"{name}: ArrowLeft")
+    for field in root.locator("input[type=number]").all():
+        low, high = bounds(field)
+        before = pictures(root)
+        field.fill(str(low + 0.3 * (high - low)))
+        field.press("Enter")
+        moved(before, f"{label_of(field)}: typed")
+        field.fill(str(high + 5))
+        field.press("Enter")
+        page.wait_for_timeout(50)
+        assert "held to" in root.locator(".gdm-status").inner_text()
+        settle(page, root)
+    for menu in root.locator("select").all():
+        name = label_of(menu)
+        for option in menu.evaluate(ROUND, "option"):
+            before = pictures(root)
+            menu.select_option(index=option)
+            moved(before, f"{name}: option {option}")
+    for group in root.locator("[role=radiogroup]").all():
+        for i in group.evaluate(ROUND, "input"):
+            before = pictures(root)
+            group.locator("input").nth(i).check(force=True)
+            moved(before, f"{group.get_attribute('aria-label')}: choice {i}")
+    for pad in root.locator("[data-gdm-pad]").all():
+        box = pad.bounding_box()
+        for across, down in ((0.2, 0.3), (0.8, 0.6), (0.5, 0.5)):
+            before = pictures(root)
+            pad.click(position={"x": across * box["width"], "y": down * box["height"]})
+            moved(before, f"plane: click at {across}, {down}")
+        for key in ("ArrowRight", "ArrowUp", "ArrowLeft", "ArrowDown"):
+            before = pictures(root)
+            pad.focus()
+            page.keyboard.press(key)
+            moved(before, f"plane: {key}")
+    for button in root.locator("button").all():
+        if not button.is_enabled():
+            continue
+        name = button.inner_text()
+        sliders = root.locator("input[type=range]").all()
+        if name in ("Reset", "Back", "Play", "Next") and sliders:
+            low, high = bounds(sliders[-1])
+            put(sliders[-1], high if name in ("Reset", "Back") else low)
+            settle(page, root)
+        before = pictures(root)
+        button.click()
+        wait_for_change(page, root, before, f"button {name}")
+        if root.get_by_role("button", name="Pause").count():
+            root.get_by_role("button", name="Pause").first.click()
+        settle(page, root)
+        done.append(f"button {name}")
+    return done

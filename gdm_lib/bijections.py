@@ -1,0 +1,560 @@
+"""Bijections that two or more papers share, and the density model that they make.
+
+A bijection ``f`` carries data to a latent whose density is known. The change of variables gives
+the data's::
+
+    log p(x) = log p_base(f(x)) + log |det df/dx|
+
+``Flow`` is that line. Each bijection keeps the contract of ``protocols.Bijection``: ``forward``
+from data to latent, ``inverse`` back, each with the log-determinant of its own direction, ``(B,)``.
+
+Dequantisation and logit are bijections too, so a ``Flow`` over pixels reports nats of the pixels
+themselves, and ``metrics.bits_per_dim`` of its ``log_prob`` needs no correction.
+
+A bijection says in ``context_dim`` how many features its context has; 0, and no such attribute,
+mean that it takes none and refuses one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gdm_lib.likelihoods import LOG_2PI
+
+__all__ = [
+    "Affine",
+    "Chain",
+    "Dequantise",
+    "Flatten",
+    "Flow",
+    "Inverse",
+    "Logit",
+    "OneHot",
+    "Permute",
+    "Squeeze",
+    "StandardNormal",
+    "check_inputs",
+    "join",
+]
+
+
+# What every bijection checks
+
+
+def check_inputs(
+    name: str,
+    value: Tensor,
+    shape: Sequence[int],
+    context: Tensor | None = None,
+    context_dim: int = 0,
+) -> None:
+    """Refuse a batch of items, or a context, of another shape than the bijection has.
+
+    Args:
+        name: what the caller calls the batch, ``"x"`` or ``"z"``.
+        value: the batch.
+        shape: one item's; -1 where any size will do.
+        context: what came as context.
+        context_dim: how many features it must have; 0 for none.
+
+    Raises:
+        ValueError: names the argument, what was expected, what came and what to do.
+    """
+    fits = value.ndim == len(shape) + 1 and all(
+        want in (-1, got) for want, got in zip(shape, value.shape[1:], strict=True)
+    )
+    if not fits:
+        wanted = ", ".join("any" if size == -1 else str(size) for size in shape)
+        raise ValueError(
+            f"{name} must be a batch of shape (B, {wanted}), got {tuple(value.shape)}; "
+            "a single item needs x[None]"
+        )
+    if not value.is_floating_point():
+        raise ValueError(f"{name} must be floating point, got {value.dtype}; take x.float()")
+    if context is None and context_dim:
+        raise ValueError(
+            f"context must have shape ({len(value)}, {context_dim}), got None; this bijection was "
+            f"made with context_dim={context_dim}"
+        )
+    if context is not None and not context_dim:
+        raise ValueError(
+            f"context must be None, got {tuple(context.shape)}; this bijection takes no context, "
+            "make it with context_dim"
+        )
+    if context is not None and context.shape != (len(value), context_dim):
+        raise ValueError(
+            f"context must have shape ({len(value)}, {context_dim}), got {tuple(context.shape)}; "
+            "give one row for each item"
+        )
+
+
+def join(x: Tensor, context: Tensor | None) -> Tensor:
+    """``x`` with the context as further features: a vector's, or constant maps of an image."""
+    if context is None:
+        return x
+    maps = context.reshape(*context.shape, *[1] * (x.ndim - 2))
+    return torch.cat([x, maps.expand(*context.shape, *x.shape[2:])], 1)
+
+
+def _constant(value: Tensor | float, x: Tensor) -> Tensor:
+    """One log-determinant for the whole batch, ``(B,)``."""
+    return torch.as_tensor(value, dtype=x.dtype, device=x.device).expand(len(x))
+
+
+# Composition
+
+
+class Chain(nn.Module):
+    """``f_K o ... o f_1``: its log-determinant is the sum of theirs.
+
+    Parts that take a context must agree on its size; the others never see it.
+
+    Args:
+        parts: bijections, applied from first to last by ``forward``.
+    """
+
+    def __init__(self, *parts: nn.Module) -> None:
+        super().__init__()
+        dims = {dim for dim in (getattr(part, "context_dim", 0) for part in parts) if dim}
+        if len(dims) > 1:
+            raise ValueError(f"parts must agree on context_dim, got {sorted(dims)}")
+        self.parts = nn.ModuleList(parts)
+        self.context_dim: int = max(dims, default=0)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """From data to latent: ``(z, log |det dz/dx|)``."""
+        check_inputs("x", x, x.shape[1:], context, self.context_dim)
+        total = x.new_zeros(len(x))
+        for part in self.parts:
+            x, logdet = part(x, context if getattr(part, "context_dim", 0) else None)
+            total = total + logdet
+        return x, total
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """From latent to data: ``(x, log |det dx/dz|)``."""
+        check_inputs("z", z, z.shape[1:], context, self.context_dim)
+        total = z.new_zeros(len(z))
+        for part in reversed(self.parts):
+            own = context if getattr(part, "context_dim", 0) else None
+            z, logdet = cast(Any, part).inverse(z, own)
+            total = total + logdet
+        return z, total
+
+
+class Inverse(nn.Module):
+    """A bijection with its two directions exchanged."""
+
+    def __init__(self, bijection: nn.Module) -> None:
+        super().__init__()
+        self.bijection = bijection
+        self.context_dim: int = getattr(bijection, "context_dim", 0)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """What the wrapped bijection calls ``inverse``."""
+        return cast("tuple[Tensor, Tensor]", cast(Any, self.bijection).inverse(x, context))
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """What the wrapped bijection calls ``forward``."""
+        return cast("tuple[Tensor, Tensor]", self.bijection(z, context))
+
+
+# Moving dimensions around
+
+
+class Permute(nn.Module):
+    """Reorder the features of a vector or the channels of an image; volume preserving.
+
+    Args:
+        order: a permutation of ``0..D-1``: feature ``i`` of ``z`` is feature ``order[i]`` of ``x``.
+    """
+
+    order: Tensor
+    back: Tensor
+
+    def __init__(self, order: Tensor | Sequence[int]) -> None:
+        super().__init__()
+        order = torch.as_tensor(order)
+        if order.ndim != 1 or not torch.equal(order.sort().values.cpu(), torch.arange(len(order))):
+            raise ValueError(
+                f"order must be a permutation of 0..{max(order.numel() - 1, 0)}, "
+                f"got {order.tolist()}"
+            )
+        self.register_buffer("order", order)
+        self.register_buffer("back", order.argsort())
+
+    @classmethod
+    def reverse(cls, features: int) -> Permute:
+        """Last first."""
+        return cls(torch.arange(features - 1, -1, -1))
+
+    @classmethod
+    def shuffle(cls, features: int, generator: torch.Generator | None = None) -> Permute:
+        """A fixed random permutation."""
+        return cls(torch.randperm(features, generator=generator))
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """``(B, D, ...)`` -> the same shape, log-determinant 0."""
+        check_inputs("x", x, (len(self.order), *x.shape[2:]), context)
+        return x[:, self.order], x.new_zeros(len(x))
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The permutation undone."""
+        check_inputs("z", z, (len(self.order), *z.shape[2:]), context)
+        return z[:, self.back], z.new_zeros(len(z))
+
+
+class Flatten(nn.Module):
+    """``(B, *shape)`` -> ``(B, D)``, for flows on vectors whose data are images."""
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        super().__init__()
+        self.shape = tuple(shape)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """``(B, *shape)`` -> ``(B, D)``."""
+        check_inputs("x", x, self.shape, context)
+        return x.flatten(1), x.new_zeros(len(x))
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """``(B, D)`` -> ``(B, *shape)``."""
+        check_inputs("z", z, (math.prod(self.shape),), context)
+        return z.unflatten(1, self.shape), z.new_zeros(len(z))
+
+
+class Squeeze(nn.Module):
+    """Trade space for channels, ``(C, H, W)`` -> ``(4C, H/2, W/2)`` (1605.08803, section 3.6).
+
+    Each 2x2 block of a channel becomes four channels, rows first: a half split of the channels
+    of a grey image then takes the even rows, where a checkerboard took diagonals.
+    """
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """``(B, C, H, W)`` -> ``(B, 4C, H/2, W/2)``."""
+        check_inputs("x", x, (-1, -1, -1), context)
+        if x.shape[2] % 2 or x.shape[3] % 2:
+            raise ValueError(
+                f"x must have even height and width, got {tuple(x.shape[2:])}; pad the images, "
+                "or take fewer scales"
+            )
+        return F.pixel_unshuffle(x, 2), x.new_zeros(len(x))
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """``(B, 4C, H, W)`` -> ``(B, C, 2H, 2W)``."""
+        check_inputs("z", z, (-1, -1, -1), context)
+        if z.shape[1] % 4:
+            raise ValueError(f"z must have a multiple of 4 channels, got {z.shape[1]}")
+        return F.pixel_shuffle(z, 2), z.new_zeros(len(z))
+
+
+# Elementwise
+
+
+class Affine(nn.Module):
+    """``z = exp(log_scale) * x + shift``, one scale and shift for each feature or channel.
+
+    Args:
+        features: size of dimension 1.
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.features = features
+        self.log_scale = nn.Parameter(torch.zeros(features))
+        self.shift = nn.Parameter(torch.zeros(features))
+
+    def _view(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """``log_scale`` and ``shift`` to broadcast over ``x``, and the log-determinant."""
+        shape = (1, self.features, *[1] * (x.ndim - 2))
+        logdet = self.log_scale.sum() * math.prod(x.shape[2:])
+        return self.log_scale.view(shape), self.shift.view(shape), logdet.expand(len(x))
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """``(B, features, ...)`` -> the same shape."""
+        check_inputs("x", x, (self.features, *x.shape[2:]), context)
+        log_scale, shift, logdet = self._view(x)
+        return log_scale.exp() * x + shift, logdet
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """``x = (z - shift) exp(-log_scale)``."""
+        check_inputs("z", z, (self.features, *z.shape[2:]), context)
+        log_scale, shift, logdet = self._view(z)
+        return (z - shift) * (-log_scale).exp(), -logdet
+
+
+class Logit(nn.Module):
+    """``z = logit(alpha + (1 - 2 alpha) x)``: from [0, 1] to the line (1705.07057, section 4.3).
+
+    1605.08803 (section 4.1) writes ``alpha + (1 - alpha) x``, which would send ``x = 1`` to
+    infinity; with the factor 2, as in its code, both ends keep the same distance.
+
+    Args:
+        alpha: how far the ends are kept from 0 and 1; Real NVP's 0.05. MAF takes 1e-6 for
+            MNIST. At 0 the ends themselves are refused.
+    """
+
+    def __init__(self, alpha: float = 0.05) -> None:
+        super().__init__()
+        if not 0 <= alpha < 0.5:
+            raise ValueError(f"alpha must lie in [0, 0.5), got {alpha}")
+        self.alpha = alpha
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """``(B, ...)`` in [0, 1] -> the same shape.
+
+        Raises:
+            ValueError: a value without a logit.
+        """
+        check_inputs("x", x, x.shape[1:], context)
+        p = self.alpha + (1 - 2 * self.alpha) * x
+        if not bool(((p > 0) & (p < 1)).all()):
+            raise ValueError(
+                f"x must lie in [0, 1] (without the ends if alpha is 0), got {float(x.min()):.6g} "
+                f"to {float(x.max()):.6g}; scale the data, or take a larger alpha"
+            )
+        up, down = p.log(), torch.log1p(-p)
+        slope = math.log1p(-2 * self.alpha) - up - down
+        return up - down, slope.flatten(1).sum(1)
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """From the line to (0, 1), and up to ``alpha / (1 - 2 alpha)`` beyond."""
+        check_inputs("z", z, z.shape[1:], context)
+        slope = F.logsigmoid(z) + F.logsigmoid(-z) - math.log1p(-2 * self.alpha)
+        return (torch.sigmoid(z) - self.alpha) / (1 - 2 * self.alpha), slope.flatten(1).sum(1)
+
+
+class Dequantise(nn.Module):
+    """Spread each grey level over its bin: ``z = (level + u) / levels``, ``u`` uniform in [0, 1).
+
+    The density of ``z`` times the volume of a bin, averaged over ``u``, is the probability of the
+    level; the log inside the average makes it a lower bound (Theis et al. 2015, 1511.01844,
+    section 3.1). The log-determinant ``-D log levels`` is that volume, so bits per dimension come
+    out for the discrete data.
+
+    Args:
+        levels: how many grey levels the data have, held as ``level / (levels - 1)`` in [0, 1]:
+            256 for bytes divided by 255, 17 for ``digits``.
+    """
+
+    def __init__(self, levels: int = 256) -> None:
+        super().__init__()
+        if levels < 2:
+            raise ValueError(f"levels must be at least 2, got {levels}")
+        self.levels = levels
+
+    def forward(
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """``(B, ...)``, multiples of ``1 / (levels - 1)`` -> the same shape, in (0, 1).
+
+        Raises:
+            ValueError: a value that is no level.
+        """
+        check_inputs("x", x, x.shape[1:], context)
+        level = (x * (self.levels - 1)).round()
+        off = (x * (self.levels - 1) - level).abs().max()
+        if not (off < 0.01 and level.min() >= 0 and level.max() < self.levels):
+            raise ValueError(
+                f"x must hold multiples of 1/{self.levels - 1} in [0, 1], got values from "
+                f"{float(x.min()):.6g} to {float(x.max()):.6g} that are up to {float(off):.2g} "
+                "levels away from one; quantise the data, or set levels to what they have"
+            )
+        # In float32, 200 + u rounds to 201 for one u in 10^5, and an image has thousands of pixels.
+        edge = 4 * self.levels * torch.finfo(x.dtype).eps
+        u = torch.rand(x.shape, dtype=x.dtype, device=x.device, generator=generator)
+        z = (level + u.clamp(edge, 1 - edge)) / self.levels
+        return z, _constant(-math.log(self.levels) * x[0].numel(), x)
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The level of the bin, as a grey value in [0, 1]; beyond the range, the nearest level."""
+        check_inputs("z", z, z.shape[1:], context)
+        level = (z * self.levels).floor().clamp(0, self.levels - 1)
+        return level / (self.levels - 1), _constant(math.log(self.levels) * z[0].numel(), z)
+
+
+# The density model
+
+
+class StandardNormal(nn.Module):
+    """N(0, I) on items of a given shape: the usual base of a flow."""
+
+    bound = False
+    anchor: Tensor
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        super().__init__()
+        self.shape = tuple(shape)
+        # Knows the device and the dtype to sample on; has no place in a checkpoint.
+        self.register_buffer("anchor", torch.zeros(()), persistent=False)
+
+    def log_prob(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """Nats, ``(B, *shape)`` -> ``(B,)``."""
+        check_inputs("x", x, self.shape, y)
+        return -0.5 * (x.square() + LOG_2PI).flatten(1).sum(1)
+
+    def sample(
+        self, n: int, y: Tensor | None = None, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """``(n, *shape)``."""
+        return torch.randn(
+            (n, *self.shape),
+            dtype=self.anchor.dtype,
+            device=self.anchor.device,
+            generator=generator,
+        )
+
+
+class OneHot(nn.Module):
+    """Class labels ``(B,)`` -> ``(B, classes)``, to give a ``Flow`` labels for context."""
+
+    anchor: Tensor
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.classes = classes
+        self.register_buffer("anchor", torch.zeros(()), persistent=False)
+
+    def forward(self, y: Tensor) -> Tensor:
+        """Raises ``ValueError`` for what isn't a vector of labels below ``classes``."""
+        if y.ndim != 1 or y.is_floating_point():
+            raise ValueError(
+                f"y must be a vector of integer labels, got {y.dtype} of shape {tuple(y.shape)}"
+            )
+        if y.numel() and not 0 <= int(y.min()) <= int(y.max()) < self.classes:
+            raise ValueError(
+                f"y must hold labels 0 to {self.classes - 1}, got {int(y.min())} to {int(y.max())}"
+            )
+        return F.one_hot(y.long(), self.classes).to(self.anchor.dtype)
+
+
+class Flow(nn.Module):
+    """A density by change of variables: ``log p(x) = log p_base(f(x)) + log |det df/dx|``.
+
+    Args:
+        bijection: from data to the base's space.
+        base: a density with ``log_prob`` and ``sample``, conditional if it has ``context_dim``.
+        dequantise: for grey levels. ``log_prob`` is then a lower bound on the log-probability of
+            the levels, ``bound`` is True, and samples are levels.
+        embed: makes the context ``(B, context_dim)`` of ``y``, ``OneHot`` for labels; without
+            it ``y`` is the context.
+    """
+
+    def __init__(
+        self,
+        bijection: nn.Module,
+        base: nn.Module,
+        *,
+        dequantise: Dequantise | None = None,
+        embed: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.bijection = bijection
+        self.base = base
+        self.dequantise = dequantise
+        self.embed = embed
+        self.bound = dequantise is not None
+        self.context_dim: int = max(getattr(m, "context_dim", 0) for m in (bijection, base))
+
+    def _contexts(self, y: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """What the bijection gets, and what the base gets."""
+        if y is not None and not self.context_dim:
+            raise ValueError(
+                f"y must be None, got {tuple(y.shape)}; this flow is not conditional, make it "
+                "with context_dim"
+            )
+        if y is None and self.context_dim:
+            raise ValueError(
+                f"y must be given: this flow is conditional on {self.context_dim} features"
+            )
+        context = y if y is None or self.embed is None else self.embed(y)
+        first, second = (
+            context if getattr(m, "context_dim", 0) else None for m in (self.bijection, self.base)
+        )
+        return first, second
+
+    def _terms(
+        self, x: Tensor, y: Tensor | None, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
+        """``log p_base(z)`` and the log-determinant, each ``(B,)``."""
+        context, base_context = self._contexts(y)
+        volume: Tensor | float = 0.0
+        if self.dequantise is not None:
+            x, volume = self.dequantise(x, generator=generator)
+        z, logdet = self.bijection(x, context)
+        return cast(Any, self.base).log_prob(z, base_context), logdet + volume
+
+    def log_prob(
+        self, x: Tensor, y: Tensor | None = None, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Nats, ``(B, *data_shape)`` -> ``(B,)``. The generator is for dequantisation."""
+        log_base, logdet = self._terms(x, y, generator)
+        return log_base + logdet
+
+    def loss(
+        self, x: Tensor, y: Tensor | None = None, *, generator: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
+        """Negative log-likelihood in nats per item, averaged over the batch.
+
+        Returns:
+            ``loss``; ``log_base`` and ``log_det``, whose sum is its negative; and
+            ``bits_per_dim`` if the data are grey levels.
+        """
+        log_base, logdet = (term.mean() for term in self._terms(x, y, generator))
+        terms = {
+            "loss": -(log_base + logdet),
+            "log_base": log_base.detach(),
+            "log_det": logdet.detach(),
+        }
+        if self.dequantise is not None:
+            terms["bits_per_dim"] = terms["loss"].detach() / (x[0].numel() * math.log(2))
+        return terms
+
+    def draw(
+        self, n: int, y: Tensor | None = None, *, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Samples that carry a gradient, with their log-density: what a free energy is made of.
+
+        Returns:
+            ``x (n, *data_shape)``, not quantised, and ``log p(x)``, ``(n,)``.
+        """
+        context, base_context = self._contexts(y)
+        base = cast(Any, self.base)
+        z = base.sample(n, base_context, generator=generator)
+        x, logdet = cast(Any, self.bijection).inverse(z, context)
+        return x, base.log_prob(z, base_context) - logdet
+
+    @torch.no_grad()
+    def sample(
+        self, n: int, y: Tensor | None = None, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """A draw from the base, carried back: ``(n, *data_shape)``."""
+        context, base_context = self._contexts(y)
+        z = cast(Any, self.base).sample(n, base_context, generator=generator)
+        return self.decode(z, context)
+
+    def encode(
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Data's latent; for grey levels that of a draw from their bins."""
+        if self.dequantise is not None:
+            x, _ = self.dequantise(x, generator=generator)
+        z: Tensor = self.bijection(x, context)[0]
+        return z
+
+    def decode(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """A latent's data; grey levels if the flow dequantises."""
+        x: Tensor = cast(Any, self.bijection).inverse(z, context)[0]
+        return x if self.dequantise is None else self.dequantise.inverse(x)[0]

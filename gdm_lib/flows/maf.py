@@ -1,0 +1,203 @@
+"""Masked autoregressive flow.
+
+George Papamakarios, Theo Pavlakou and Iain Murray, *Masked Autoregressive Flow for Density
+Estimation*, 2017, https://arxiv.org/abs/1705.07057. Equation numbers below are the paper's.
+
+An autoregressive density with Gaussian conditionals is a flow that carries noise ``u`` to data
+(equations 2 and 3)::
+
+    x_i = u_i exp(alpha_i) + mu_i,    mu_i = f_mu_i(x_1:i-1),    alpha_i = f_alpha_i(x_1:i-1)
+
+Its inverse needs only known data, so density is one pass of a MADE (equations 4 and 5)::
+
+    u_i = (x_i - mu_i) exp(-alpha_i),    log |det du/dx| = -sum_i alpha_i
+
+The noise of one model is modelled by the next. Sampling goes variable by variable: this is IAF with
+the two directions exchanged, and is made of the same step.
+
+Symbols: ``x`` data, ``u`` noise, ``mu`` mean, ``alpha`` log standard deviation, ``y`` what is
+conditioned on, ``C`` components of a mixture, ``D`` the dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gdm_lib.autoregressive.made import MADE, Degrees, MaskedMLP, spread_degrees
+from gdm_lib.bijections import Chain, Flow, StandardNormal
+from gdm_lib.flows.iaf import AutoregressiveStep
+from gdm_lib.flows.realnvp import BatchNorm
+from gdm_lib.likelihoods import LOG_2PI
+
+__all__ = ["MAF", "MixtureOfGaussians", "exp_scale", "maf_mog"]
+
+YEAR = 2017
+ARXIV = "1705.07057"
+
+
+# Section 3.1: autoregressive models as normalizing flows
+
+
+def exp_scale(mu: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+    """``u = (x - mu) exp(-alpha)`` (equation 4): log-scale ``-alpha``, shift ``-mu exp(-alpha)``.
+
+    An ``iaf.Update``: the ``forward`` of an ``AutoregressiveStep`` with it maps data to noise. The
+    same step with the same weights, read as noise to data, is an IAF (section 3.2).
+    """
+    return -alpha, -mu * (-alpha).exp()
+
+
+def _layers(
+    dim: int,
+    layers: int,
+    hidden: Sequence[int],
+    order: Sequence[int],
+    batch_norm: bool,
+    context_dim: int,
+    degrees: Degrees,
+    activation: Callable[[], nn.Module],
+) -> tuple[Chain, list[int]]:
+    """The chain, and the order that the next layer would have."""
+    parts: list[nn.Module] = []
+    order = list(order)
+    for _ in range(layers):
+        net = MaskedMLP(
+            dim,
+            hidden,
+            2,
+            orders=[order],
+            degrees=degrees,
+            context_dim=context_dim,
+            activation=activation,
+        )
+        parts.append(AutoregressiveStep(net, exp_scale))
+        parts += [BatchNorm(dim, affine=True)] if batch_norm else []
+        order = order[::-1]
+    return Chain(*parts), order
+
+
+class MAF(Flow):
+    """Layers of MADE with Gaussian conditionals, the order reversed from each to the next.
+
+    Conditional (section 3.4) with ``context_dim``: every layer's network sees ``y`` too.
+
+    Args:
+        dim: ``D``.
+        layers: how many; the paper's 5 or 10.
+        hidden: widths of each network's hidden layers; the paper's is one or two of 100 to 1024.
+        order: of the first layer; natural if left out. One layer is sensitive to it (figure 1).
+        batch_norm: whether a ``BatchNorm`` with learned scale and shift follows each layer, as in
+            the paper.
+        context_dim: features of the context; 0 for none.
+        embed: makes the context of ``y``, ``OneHot`` for labels.
+        degrees: of hidden units, see ``MaskedMLP``.
+        activation: makes the activation; the paper's is ReLU, and tanh for one data set.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        layers: int = 5,
+        hidden: Sequence[int] = (100,),
+        order: Sequence[int] | None = None,
+        batch_norm: bool = True,
+        context_dim: int = 0,
+        embed: nn.Module | None = None,
+        degrees: Degrees = spread_degrees,
+        activation: Callable[[], nn.Module] = nn.ReLU,
+    ) -> None:
+        first = range(dim) if order is None else order
+        chain, _ = _layers(dim, layers, hidden, first, batch_norm, context_dim, degrees, activation)
+        super().__init__(chain, StandardNormal((dim,)), embed=embed)
+
+
+# Section 4: mixture conditionals, and a MAF on top of them
+
+
+class MixtureOfGaussians(nn.Module):
+    """Each variable a mixture of ``C`` Gaussians, as MADE MoG's ``likelihood``.
+
+    Parameters ``(B, 3C, *data_shape)``: logits of the weights, means, log standard deviations.
+
+    Args:
+        components: ``C``; the paper's 10.
+    """
+
+    def __init__(self, components: int = 10) -> None:
+        super().__init__()
+        if components < 1:
+            raise ValueError(f"components must be at least 1, got {components}")
+        self.components = components
+
+    def params_shape(self, data_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of one item's parameters: ``(3C, *data_shape)``."""
+        return (3 * self.components, *data_shape)
+
+    def _split(self, params: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        logits, mean, alpha = params.chunk(3, dim=1)
+        return F.log_softmax(logits, 1), mean, alpha
+
+    def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
+        """log p(x) in nats, ``(B,)``."""
+        expected = (x.shape[0], 3 * self.components, *x.shape[1:])
+        if params.shape != expected:
+            raise ValueError(
+                f"params must have shape {expected} for x of shape {tuple(x.shape)}, "
+                f"got {tuple(params.shape)}"
+            )
+        log_weight, mean, alpha = self._split(params)
+        u = (x[:, None] - mean) * (-alpha).exp()
+        each = log_weight - alpha - 0.5 * (u.square() + LOG_2PI)
+        return each.logsumexp(1).flatten(1).sum(1)
+
+    def sample(self, params: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        """A component, then a draw from it: ``(B, *data_shape)``."""
+        log_weight, mean, alpha = self._split(params)
+        flat = log_weight.exp().movedim(1, -1)
+        pick = torch.multinomial(flat.reshape(-1, self.components), 1, generator=generator)
+        pick = pick.view(flat.shape[:-1])[:, None]
+        mean, alpha = mean.gather(1, pick)[:, 0], alpha.gather(1, pick)[:, 0]
+        noise = torch.randn(mean.shape, dtype=mean.dtype, device=mean.device, generator=generator)
+        return mean + alpha.exp() * noise
+
+    def mean(self, params: Tensor) -> Tensor:
+        """The expectation, ``(B, *data_shape)``."""
+        log_weight, mean, _ = self._split(params)
+        return (log_weight.exp() * mean).sum(1)
+
+
+def maf_mog(
+    dim: int,
+    *,
+    layers: int = 5,
+    hidden: Sequence[int] = (100,),
+    components: int = 10,
+    batch_norm: bool = True,
+    context_dim: int = 0,
+    embed: nn.Module | None = None,
+    degrees: Degrees = spread_degrees,
+    activation: Callable[[], nn.Module] = nn.ReLU,
+) -> Flow:
+    """MAF MoG: a MAF whose base is not a normal but a MADE MoG. Takes what ``MAF`` takes.
+
+    Args:
+        components: ``C`` of the base.
+    """
+    chain, order = _layers(
+        dim, layers, hidden, range(dim), batch_norm, context_dim, degrees, activation
+    )
+    base = MADE(
+        (dim,),
+        hidden,
+        likelihood=MixtureOfGaussians(components),
+        orders=[order],
+        degrees=degrees,
+        context_dim=context_dim,
+        activation=activation,
+    )
+    return Flow(chain, base, embed=embed)

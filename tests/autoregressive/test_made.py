@@ -1,0 +1,300 @@
+"""What 1502.03509 claims of MADE, asserted."""
+
+import itertools
+import math
+import time
+
+import pytest
+import torch
+from scipy import stats
+from torch import nn
+
+from gdm_lib.autoregressive import made as paper
+from gdm_lib.autoregressive.made import (
+    MADE,
+    MaskedMLP,
+    mask,
+    random_degrees,
+    random_orders,
+    sequential,
+    sequential_naive,
+    spread_degrees,
+)
+from gdm_lib.bijections import OneHot
+from gdm_lib.likelihoods import Bernoulli, Gaussian
+from gdm_lib.protocols import LikelihoodModel
+
+ORDER = [2, 0, 4, 1, 3]
+DEGREES = pytest.mark.parametrize("degrees", [spread_degrees, random_degrees])
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def loud(module: nn.Module, std: float = 0.8) -> nn.Module:
+    """Random weights, large enough that a leak shows."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        for p in module.parameters():
+            nn.init.normal_(p, std=std)
+    return module.double()
+
+
+def every_bit_string(dim: int) -> torch.Tensor:
+    return torch.tensor(list(itertools.product([0.0, 1.0], repeat=dim)), dtype=torch.float64)
+
+
+def test_keeps_the_contract():
+    model = MADE((1, 2, 3), (8,))
+    assert isinstance(model, LikelihoodModel)
+    assert model.bound is False
+    assert (paper.YEAR, paper.ARXIV) == (2015, "1502.03509")
+    assert model.sample(4).shape == (4, 1, 2, 3)
+
+
+def test_masks_are_equations_8_and_9():
+    places, units = torch.tensor([1, 2, 3]), torch.tensor([1, 2, 2, 1])
+    hidden = [[1, 0, 0], [1, 1, 0], [1, 1, 0], [1, 0, 0]]
+    output = [[0, 0, 0, 0], [1, 0, 0, 1], [1, 1, 1, 1]]
+    assert mask(places, units, strict=False).tolist() == hidden
+    assert mask(units, places, strict=True).tolist() == output
+
+
+@pytest.mark.parametrize("activation", [nn.Tanh, nn.Softplus])
+@pytest.mark.parametrize("hidden", [(), (40,), (40, 50, 30)])
+@DEGREES
+def test_jacobian_is_zero_exactly_where_the_order_says(hidden, degrees, activation):
+    net = MaskedMLP(
+        5, hidden, 2, orders=[ORDER], degrees=degrees, activation=activation, generator=seeded()
+    )
+    loud(net)
+    x = torch.randn(1, 5, generator=seeded(2), dtype=torch.float64)
+    jacobian = torch.autograd.functional.jacobian(lambda v: net(v), x)[0, :, :, 0]
+    place = torch.tensor(ORDER).argsort()
+    before = place[:, None] > place
+    for p in range(2):
+        assert (jacobian[p][~before] == 0).all()
+        assert (jacobian[p][before] != 0).all(), "a path that the masks should leave is cut"
+
+
+def test_degrees_reach_every_value_and_respect_the_layer_below():
+    for degrees in (spread_degrees, random_degrees):
+        net = MaskedMLP(6, (300, 300), degrees=degrees, generator=seeded())
+        for layer in (1, 2):
+            assert net.degrees(layer).unique().tolist() == [1, 2, 3, 4, 5]
+    counts = torch.bincount(spread_degrees(100, 1, 5))[1:]
+    assert counts.tolist() == [20] * 5
+
+
+def test_random_degrees_of_a_layer_start_at_the_lowest_of_the_layer_before():
+    """A unit below it would see nothing (section 4.1)."""
+    for seed in range(20):
+        net = MaskedMLP(50, (2, 20), degrees=random_degrees, generator=seeded(seed))
+        assert net.degrees(2).min() >= net.degrees(1).min()
+
+
+@pytest.mark.parametrize("orders", [None, [[2, 0, 3, 1]], [[0, 1, 2, 3], [3, 1, 0, 2]]])
+def test_probabilities_of_all_bit_strings_sum_to_one(orders):
+    model = loud(MADE((4,), (12, 9), orders=orders))
+    total = model.log_prob(every_bit_string(4)).logsumexp(0)
+    assert float(total.detach()) == pytest.approx(0, abs=1e-10)
+
+
+def test_log_prob_is_the_product_of_the_conditionals():
+    """Conditionals from ratios of marginals, by summing the joint: equation 2."""
+    model = loud(MADE((4,), (12,), orders=[[2, 0, 3, 1]]))
+    every = every_bit_string(4)
+    with torch.no_grad():
+        joint = model.log_prob(every).exp()
+        params = torch.sigmoid(model.net(every)[:, 0])
+    seen: list[int] = []
+    for i in (2, 0, 3, 1):
+        for row, x in enumerate(every):
+            same = (every[:, seen] == x[seen]).all(1)
+            one = joint[same & (every[:, i] == 1)].sum() / joint[same].sum()
+            torch.testing.assert_close(params[row, i], one)
+        seen.append(i)
+
+
+def test_several_orders_average_their_probabilities():
+    model = loud(MADE((4,), (12,), orders=random_orders(4, 3, seeded())))
+    x = every_bit_string(4)
+    each = torch.stack([model.log_prob_of_order(x, k).exp() for k in range(3)])
+    torch.testing.assert_close(model.log_prob(x).exp(), each.mean(0))
+    assert (each.std(0) > 1e-4).any(), "the orders differ"
+
+
+def test_training_draws_among_the_orders():
+    model = loud(MADE((4,), (12,), orders=random_orders(4, 3, seeded())))
+    x = every_bit_string(4)
+    seen = {float(model.loss(x, generator=seeded(i))["loss"].detach()) for i in range(30)}
+    assert len(seen) == 3
+
+
+@pytest.mark.parametrize("orders", [[[2, 0, 3, 1]], [[0, 1, 2, 3], [3, 1, 0, 2]]])
+def test_samples_follow_the_model(orders):
+    model = loud(MADE((4,), (12,), orders=orders))
+    n = 20_000
+    p = model.log_prob(every_bit_string(4)).exp().detach()
+    code = model.sample(n, generator=seeded()) @ (2.0 ** torch.arange(3, -1, -1).double())
+    counts = torch.bincount(code.long(), minlength=16).double()
+    chi2 = float(((counts - n * p) ** 2 / (n * p)).sum())
+    assert chi2 < stats.chi2(15).ppf(0.9999)
+
+
+def test_gaussian_conditionals_integrate_to_one_and_are_sampled():
+    model = loud(MADE((2,), (12,), likelihood=Gaussian(), activation=nn.Tanh), 0.5)
+    x = model.sample(20_000, generator=seeded())
+    edges = torch.linspace(float(x.min()) - 3, float(x.max()) + 3, 501, dtype=torch.float64)
+    middles = 0.5 * (edges[1:] + edges[:-1])
+    with torch.no_grad():
+        density = model.log_prob(torch.cartesian_prod(middles, middles)).exp().view(500, 500)
+    mass = density * float(edges[1] - edges[0]) ** 2
+    assert float(mass.sum()) == pytest.approx(1, abs=2e-3)
+    for axis in (0, 1):
+        cdf = mass.sum(1 - axis).cumsum(0)
+        at = torch.searchsorted(edges, x[:, axis].contiguous()) - 1
+        assert stats.kstest(cdf[at].numpy(), "uniform").statistic < 0.02
+
+
+def test_every_parameter_gets_a_gradient():
+    model = MADE((5,), (30, 20), likelihood=Gaussian(), context_dim=3)
+    model.loss(torch.randn(6, 5), torch.randn(6, 3))["loss"].backward()
+    for name, p in model.named_parameters():
+        assert p.grad.abs().sum() > 0, name
+
+
+def test_a_context_reaches_every_conditional_the_first_too():
+    net = loud(MaskedMLP(4, (16, 16), 1, context_dim=2, activation=nn.Softplus))
+    x, context = torch.zeros(1, 4).double(), torch.zeros(1, 2).double()
+    jacobian = torch.autograd.functional.jacobian(lambda c: net(x, c), context)[0, 0, :, 0]
+    assert (jacobian != 0).all()
+    jacobian = torch.autograd.functional.jacobian(lambda v: net(v, context), x)[0, 0, :, 0]
+    assert torch.equal(jacobian != 0, torch.ones(4, 4).tril(-1).bool())
+
+
+def test_labels_condition_through_an_embedding():
+    model = loud(MADE((3,), (12,), context_dim=2, embed=OneHot(2)))
+    x = every_bit_string(3)
+    both = [model.log_prob(x, torch.full((8,), k)).exp().detach() for k in (0, 1)]
+    for p in both:
+        assert float(p.sum()) == pytest.approx(1)
+    assert not torch.allclose(*both, atol=1e-2)
+    draws = model.sample(8000, torch.arange(2).repeat(4000), generator=seeded())
+    code = (draws @ (2.0 ** torch.arange(2, -1, -1).double())).long()
+    for k in (0, 1):
+        counts = torch.bincount(code[k::2], minlength=8).double()
+        chi2 = float(((counts - 4000 * both[k]) ** 2 / (4000 * both[k])).sum())
+        assert chi2 < stats.chi2(7).ppf(0.9999)
+
+
+def test_a_checkpoint_brings_its_degrees_and_so_its_masks():
+    def make(seed: int) -> MADE:
+        return MADE(
+            (5,), (20, 20), degrees=random_degrees, generator=seeded(seed),
+            orders=random_orders(5, 2, seeded(seed)),
+        )  # fmt: skip
+
+    first, second = loud(make(0)), make(1).double()
+    x = every_bit_string(5)
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(first.log_prob(x), second.log_prob(x))
+    assert float(second.log_prob(x).logsumexp(0).detach()) == pytest.approx(0, abs=1e-10)
+    assert torch.equal(first.sample(5, generator=seeded(3)), second.sample(5, generator=seeded(3)))
+
+
+# -- the incremental evaluation, against D passes
+
+
+@pytest.mark.parametrize("context_dim", [0, 3])
+@pytest.mark.parametrize("hidden", [(), (17,), (30, 20, 25)])
+@DEGREES
+def test_fast_and_naive_agree(hidden, degrees, context_dim):
+    orders = [list(range(6)), [5, 1, 3, 0, 2, 4]]
+    net = MaskedMLP(
+        6, hidden, 2, orders=orders, degrees=degrees, context_dim=context_dim, generator=seeded()
+    )
+    loud(net, 0.5)
+    z = torch.randn(7, 6, generator=seeded(1), dtype=torch.float64)
+    context = torch.randn(7, 3, generator=seeded(2)).double() if context_dim else None
+
+    def rule(params, i):
+        return z[:, i] * torch.tanh(params[:, 0]).exp() + params[:, 1]
+
+    for order in (0, 1):
+        naive = sequential_naive(net, rule, z, context, order)
+        torch.testing.assert_close(sequential(net, rule, z, context, order), naive)
+        params = net(naive, context, order)
+        torch.testing.assert_close(naive, z * torch.tanh(params[:, 0]).exp() + params[:, 1])
+
+
+@pytest.mark.parametrize("dim", [1, 2])
+def test_one_and_two_variables(dim):
+    model = loud(MADE((dim,), (4,)))
+    total = model.log_prob(every_bit_string(dim)).logsumexp(0)
+    assert float(total.detach()) == pytest.approx(0, abs=1e-10)
+    assert model.sample(3, generator=seeded()).shape == (3, dim)
+
+
+def test_fast_uses_each_weight_once(monkeypatch):
+    """The multiplications of all D steps together, against one pass of the dense network."""
+    net, work = MaskedMLP(64, (128, 128), 2), 0
+    addmm = torch.addmm
+
+    def count(a: torch.Tensor, b: torch.Tensor) -> None:
+        nonlocal work
+        work += a.shape[0] * a.shape[1] * b.shape[1]
+
+    monkeypatch.setattr(torch, "addmm", lambda c, a, b: count(a, b) or addmm(c, a, b))
+    sequential(net, lambda params, i: params[:, 0], torch.zeros(10, 64))
+    dense = 10 * sum(layer.weight.numel() for layer in net.layers)
+    ones = 10 * sum(int(getattr(net, f"mask{i}").sum()) for i in range(3))
+    assert work == ones
+    assert work < 0.6 * dense
+
+
+def test_fast_is_much_faster():
+    net = MaskedMLP(128, (256, 256), 2)
+    z = torch.randn(32, 128, generator=seeded())
+
+    def rule(params, i):
+        return z[:, i] + 0.1 * params[:, 0]
+
+    def seconds(solve) -> float:
+        best = math.inf
+        for _ in range(2):
+            start = time.perf_counter()
+            with torch.no_grad():
+                solve(net, rule, z)
+            best = min(best, time.perf_counter() - start)
+        return best
+
+    assert seconds(sequential_naive) > 3 * seconds(sequential)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: MADE((3,), orders=[[0, 1]]), r"orders must be permutations of 0..2, got \[\[0, 1"),
+        (lambda: MADE((3,), orders=[[0, 1, 1]]), "orders must be permutations of 0..2"),
+        (lambda: MADE((3,)).log_prob(torch.zeros(2, 4)), r"x must be a batch of shape \(B, 3\)"),
+        (lambda: MADE((3,)).log_prob(torch.full((2, 3), 0.5)), "x must hold only 0 and 1"),
+        (lambda: MADE((3,)).loss(torch.zeros(2, 3), torch.zeros(2, 1)), "context must be None"),
+        (
+            lambda: MADE((3,), context_dim=2).log_prob(torch.zeros(2, 3)),
+            r"context must have shape \(2, 2\), got None",
+        ),
+        (
+            lambda: MADE((3,), context_dim=2).sample(4, torch.zeros(4, 3)),
+            r"context must have shape \(\d, 2\), got \(\d, 3\)",
+        ),
+    ],
+)  # fmt: skip
+def test_bad_input_is_refused_by_name(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_bernoulli_is_the_default():
+    assert isinstance(MADE((3,)).likelihood, Bernoulli)

@@ -1,0 +1,252 @@
+"""What 1705.07057 claims of MAF, asserted."""
+
+import math
+import time
+
+import pytest
+import torch
+from scipy import stats
+from torch import nn
+
+from gdm_lib.autoregressive.made import MADE, sequential_naive
+from gdm_lib.bijections import OneHot
+from gdm_lib.data.toy2d import banana
+from gdm_lib.flows import maf as paper
+from gdm_lib.flows.iaf import AutoregressiveStep
+from gdm_lib.flows.maf import MAF, MixtureOfGaussians, exp_scale, maf_mog
+from gdm_lib.flows.realnvp import AffineCoupling, BatchNorm
+from gdm_lib.protocols import Likelihood, LikelihoodModel
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def loud(module: nn.Module, std: float = 0.2) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        for p in module.parameters():
+            p.data += std * torch.randn_like(p)
+        for m in module.modules():
+            if isinstance(m, BatchNorm):
+                m.mean.normal_()
+                m.var.uniform_(0.5, 2)
+    return module.double().eval()
+
+
+def test_keeps_the_contract():
+    for model in (MAF(3), maf_mog(3)):
+        assert isinstance(model, LikelihoodModel)
+        assert model.bound is False
+        assert model.eval().sample(4).shape == (4, 3)
+    assert isinstance(MixtureOfGaussians(), Likelihood)
+    assert (paper.YEAR, paper.ARXIV) == (2017, "1705.07057")
+
+
+def test_a_layer_is_equations_4_and_5():
+    layer = loud(MAF(4, layers=1, hidden=(9,), batch_norm=False)).bijection.parts[0]
+    assert isinstance(layer, AutoregressiveStep)
+    x = torch.randn(5, 4, generator=seeded(), dtype=torch.float64)
+    mu, alpha = layer.net(x).unbind(1)
+    u, logdet = layer(x)
+    torch.testing.assert_close(u, (x - mu) * (-alpha).exp())
+    torch.testing.assert_close(logdet, -alpha.sum(1))
+
+
+def test_the_scale_is_an_exponential_not_a_softplus():
+    """An alpha of -3 and of 3 are reciprocal scales."""
+    log_scale, shift = exp_scale(torch.tensor([2.0, 2.0]), torch.tensor([-3.0, 3.0]))
+    torch.testing.assert_close(log_scale.exp(), torch.tensor([math.exp(3), math.exp(-3)]))
+    torch.testing.assert_close(shift, -2 * log_scale.exp())
+
+
+def test_a_single_layer_is_a_made_of_gaussian_conditionals():
+    """Its density is the product of N(x_i; mu_i, exp(alpha_i)), by scipy."""
+    model = loud(MAF(4, layers=1, hidden=(9,), batch_norm=False))
+    x = torch.randn(5, 4, generator=seeded(), dtype=torch.float64)
+    with torch.no_grad():
+        mu, alpha = model.bijection.parts[0].net(x).unbind(1)
+        expected = stats.norm(mu.numpy(), alpha.exp().numpy()).logpdf(x.numpy()).sum(1)
+        torch.testing.assert_close(model.log_prob(x), torch.tensor(expected))
+
+
+def test_jacobian_of_a_layer_is_triangular_in_its_order():
+    for order in ([0, 1, 2, 3], [2, 0, 3, 1]):
+        model = loud(MAF(4, layers=1, hidden=(40,), order=order, batch_norm=False), 0.5)
+        x = torch.randn(1, 4, generator=seeded(), dtype=torch.float64)
+        jacobian = torch.autograd.functional.jacobian(lambda v: model.bijection(v)[0], x)[0, :, 0]  # noqa: B023
+        sorted_jacobian = jacobian[order][:, order]
+        assert (sorted_jacobian.triu(1) == 0).all()
+        assert (sorted_jacobian.diagonal() > 0).all()
+
+
+def test_layers_reverse_the_order():
+    chain = MAF(3, layers=3, order=[1, 2, 0], batch_norm=False).bijection
+    orders = [part.net.degrees(0).argsort().tolist() for part in chain.parts]
+    assert orders == [[1, 2, 0], [0, 2, 1], [1, 2, 0]]
+
+
+def test_fast_inverse_equals_the_naive_sampler(monkeypatch):
+    model = loud(MAF(32, layers=3, hidden=(64, 64)), 0.02)
+    u = torch.randn(20, 32, generator=seeded(), dtype=torch.float64)
+    with torch.no_grad():
+        fast, fast_logdet = model.bijection.inverse(u)
+        monkeypatch.setattr("gdm_lib.flows.iaf.sequential", sequential_naive)
+        naive, naive_logdet = model.bijection.inverse(u)
+        torch.testing.assert_close(model.bijection(fast)[0], u, atol=1e-8, rtol=1e-8)
+    torch.testing.assert_close(fast, naive, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(fast_logdet, naive_logdet, atol=1e-6, rtol=1e-6)
+
+
+def test_fast_inverse_gains_with_the_dimension(monkeypatch):
+    """At D = 64 and batch 100; the benchmarks have the ratio to peers."""
+    model = MAF(64, layers=2, hidden=(256, 256)).eval()
+    u = torch.randn(100, 64, generator=seeded())
+
+    def seconds() -> float:
+        best = math.inf
+        for _ in range(3):
+            start = time.perf_counter()
+            with torch.no_grad():
+                model.bijection.inverse(u)
+            best = min(best, time.perf_counter() - start)
+        return best
+
+    fast = seconds()
+    monkeypatch.setattr("gdm_lib.flows.iaf.sequential", sequential_naive)
+    assert seconds() > 3 * fast
+
+
+def train(model: nn.Module, x: torch.Tensor, steps: int, rate: float, y=None) -> nn.Module:
+    optimiser = torch.optim.Adam(model.parameters(), rate)
+    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    model.train()
+    for i in range(steps):
+        optimiser.zero_grad()
+        rows = torch.randint(0, len(x), (256,), generator=seeded(i))
+        model.loss(x[rows], None if y is None else y[rows])["loss"].backward()
+        optimiser.step()
+        decay.step()
+    return model.eval()
+
+
+def test_figure_1_one_layer_fits_the_banana_in_one_order_only():
+    """Five layers fit it in either: the gaps to the exact entropy, in nats."""
+    target, gap = banana(), {}
+    x, held_out = (
+        target.sample(10_000, generator=seeded()),
+        target.sample(5000, generator=seeded(1)),
+    )
+    cases = {
+        "x1 first": ([0, 1], 1),
+        "x2 first": ([1, 0], 1),
+        "deep": ([1, 0], 5),
+        "deep, other": ([0, 1], 5),
+    }
+    for name, (order, layers) in cases.items():
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = MAF(2, layers=layers, hidden=(32,), order=order, batch_norm=False)
+        train(model, x, 300, 1e-2)
+        with torch.no_grad():
+            gap[name] = float(-model.log_prob(held_out).mean()) - float(target.entropy)
+    right, wrong = sorted((gap["x1 first"], gap["x2 first"]))
+    assert right < 0.05
+    assert wrong > 0.15
+    assert max(gap["deep"], gap["deep, other"]) < 0.4 * wrong
+
+
+# -- conditional densities (section 3.4)
+
+
+def test_conditional_on_labels_it_learns_a_density_for_each():
+    means = torch.tensor([[-3.0, 0.0], [0.0, 2.0], [3.0, -1.0]])
+    y = torch.arange(3).repeat(1000)
+    x = means[y] + 0.5 * torch.randn(3000, 2, generator=seeded())
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = MAF(2, layers=2, hidden=(16,), context_dim=3, embed=OneHot(3), batch_norm=False)
+    train(model, x, 200, 2e-2, y)
+    entropy = 1 + math.log(2 * math.pi) + 2 * math.log(0.5)
+    with torch.no_grad():
+        gap = float(-model.log_prob(x, y).mean()) - entropy
+        draws = model.sample(3000, y, generator=seeded(1))
+    assert abs(gap) < 0.08
+    for k in range(3):
+        torch.testing.assert_close(draws[k::3].mean(0), means[k], atol=0.15, rtol=0)
+
+
+def test_context_acts_on_every_dimension_of_every_layer():
+    model = loud(MAF(3, layers=1, hidden=(12,), context_dim=2, activation=nn.Tanh), 0.5)
+    x, y = torch.zeros(1, 3).double(), torch.zeros(1, 2).double()
+    jacobian = torch.autograd.functional.jacobian(lambda c: model.bijection(x, c)[0], y)[0, :, 0]
+    assert (jacobian != 0).all()
+
+
+# -- mixtures (section 4)
+
+
+def test_mixture_density_agrees_with_scipy_and_its_samples_with_it():
+    likelihood = MixtureOfGaussians(3)
+    params = torch.randn(1, 9, 1, generator=seeded(3), dtype=torch.float64)
+    logits, mean, alpha = params[0, :, 0].chunk(3)
+    weight = torch.softmax(logits, 0).numpy()
+    parts = stats.norm(mean.numpy(), alpha.exp().numpy())
+    x = torch.linspace(-4, 4, 9, dtype=torch.float64)[:, None]
+    expected = torch.tensor((weight * parts.pdf(x.numpy())).sum(1)).log()
+    torch.testing.assert_close(likelihood.log_prob(params.expand(9, -1, -1), x), expected)
+    draws = likelihood.sample(params.expand(20_000, -1, -1), generator=seeded())[:, 0].numpy()
+    test = stats.kstest(draws, lambda v: (weight * parts.cdf(v[:, None])).sum(1))
+    assert test.pvalue > 1e-4
+    error = draws.std() / math.sqrt(len(draws))
+    assert float(likelihood.mean(params)) == pytest.approx(draws.mean(), abs=4 * error)
+    with pytest.raises(ValueError, match=r"params must have shape \(2, 9, 1\)"):
+        likelihood.log_prob(params.expand(3, -1, -1), x[:2])
+    with pytest.raises(ValueError, match="components must be at least 1"):
+        MixtureOfGaussians(0)
+
+
+def test_a_mixture_of_one_is_a_gaussian_conditional():
+    likelihood = MixtureOfGaussians(1)
+    params = torch.randn(5, 3, 4, generator=seeded(), dtype=torch.float64)
+    x = torch.randn(5, 4, generator=seeded(1), dtype=torch.float64)
+    expected = stats.norm(params[:, 1].numpy(), params[:, 2].exp().numpy()).logpdf(x.numpy()).sum(1)
+    torch.testing.assert_close(likelihood.log_prob(params, x), torch.tensor(expected))
+
+
+def test_maf_mog_integrates_to_one_and_is_conditional_throughout():
+    model = loud(
+        maf_mog(2, layers=2, hidden=(12,), components=3, activation=nn.Tanh, context_dim=2)
+    )
+    assert isinstance(model.base, MADE)
+    grid = torch.linspace(-25, 25, 801, dtype=torch.float64)
+    x = torch.cartesian_prod(grid, grid)
+    with torch.no_grad():
+        for y in ([0.0, 1.0], [1.0, -1.0]):
+            context = torch.tensor(y).double().expand(len(x), 2)
+            mass = model.log_prob(x, context).exp().sum() * float(grid[1] - grid[0]) ** 2
+            assert float(mass) == pytest.approx(1, abs=2e-3)
+    some = torch.tensor([[0.0, 1.0], [1.0, -1.0]]).double()
+    assert len(model.base.log_prob(x[:2], some).unique()) == 2
+    assert model.sample(4, torch.zeros(4, 2).double(), generator=seeded()).shape == (4, 2)
+
+
+def test_a_coupling_layer_is_an_autoregressive_layer_that_sees_less():
+    """Section 3.3: the Jacobian of Real NVP's layer is MAF's with entries forced to zero."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        coupling = AffineCoupling(4, nn.Linear(2, 4)).double()
+    x = torch.randn(1, 4, generator=seeded(), dtype=torch.float64)
+    coupled = torch.autograd.functional.jacobian(lambda v: coupling(v)[0], x)[0, :, 0]
+    maf = loud(MAF(4, layers=1, hidden=(40,), batch_norm=False), 0.5)
+    full = torch.autograd.functional.jacobian(lambda v: maf.bijection(v)[0], x)[0, :, 0]
+    assert (full[coupled != 0] != 0).all()
+    assert (coupled != 0).sum() < (full != 0).sum()
+
+
+def test_every_parameter_learns():
+    for model in (MAF(4, layers=3, hidden=(30, 30)), maf_mog(4, layers=2, hidden=(30,))):
+        model.loss(torch.randn(64, 4, generator=seeded()))["loss"].backward()
+        for name, p in model.named_parameters():
+            assert p.grad is not None, name
+            assert p.grad.abs().sum() > 0, name

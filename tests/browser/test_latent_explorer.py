@@ -208,8 +208,8 @@ def test_values_that_the_kernel_sets_out_of_range_are_held_and_said(stage, lette
         """async () => { const host = await import('./_static/widgets/host.js');
           const on = host.PageModel.prototype.on; window.models = [];
           host.PageModel.prototype.on = function (...a) { models.push(this); on.apply(this, a) };
-          const [entry] = Object.values(host.storedState());
-          await host.revive(document.querySelector('figure'), entry) }"""
+          const figure = document.querySelector('figure');
+          await host.revive(figure, host.storedState()[figure.dataset.gdmWidget]) }"""
     )
     settle(page, root)
     for key, value, held, said in (

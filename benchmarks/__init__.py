@@ -1,8 +1,8 @@
 """Timings side by side with peers, both in one run: ``python -m benchmarks [NAME ...] --json``.
 
 A benchmark is a function without arguments in a module of this package, listed in its
-``BENCHMARKS``, that returns a ``Result``. Absolute times depend on the machine; ratios are what
-to quote.
+``BENCHMARKS``, that returns a ``Result`` for each peer. Absolute times depend on the machine;
+ratios are what to quote.
 """
 
 from __future__ import annotations
@@ -48,15 +48,13 @@ class Result:
         return self.ratio >= self.target
 
 
-def in_turn(
-    ours: Callable[[], object], peer: Callable[[], object], repeats: int = 7
-) -> tuple[float, float]:
-    """Median seconds of both, run alternately after one warm-up, so that drift hits both alike."""
-    times: tuple[list[float], list[float]] = ([], [])
+def in_turn(*runs: Callable[[], object], repeats: int = 7) -> tuple[float, ...]:
+    """Median seconds of each, run in turn after one warm-up, so that drift hits all alike."""
+    times: list[list[float]] = [[] for _ in runs]
     for repeat in range(repeats + 1):
-        for run, taken in zip((ours, peer), times, strict=True):
+        for run, taken in zip(runs, times, strict=True):
             start = time.perf_counter()
             run()
             if repeat:
                 taken.append(time.perf_counter() - start)
-    return statistics.median(times[0]), statistics.median(times[1])
+    return tuple(map(statistics.median, times))

@@ -7,9 +7,10 @@ import json
 import sys
 from dataclasses import asdict
 
-from benchmarks import training, widgets
+from benchmarks import Result, flows, training, widgets
+from benchmarks.record import record
 
-BENCHMARKS = {**training.BENCHMARKS, **widgets.BENCHMARKS}
+BENCHMARKS = {**flows.BENCHMARKS, **widgets.BENCHMARKS, **training.BENCHMARKS}
 
 
 def main() -> int:
@@ -17,25 +18,29 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument("--record", action="store_true", help="put the table into the book")
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - set(BENCHMARKS):
         parser.error(f"no benchmark {', '.join(sorted(unknown))}; there is {', '.join(BENCHMARKS)}")
-    missed = False
+    results: list[Result] = []
     for name in arguments.names or BENCHMARKS:
-        result = BENCHMARKS[name]()
-        missed |= not result.ok
-        if arguments.json:
-            row = {**asdict(result), "ratio": round(result.ratio, 3), "ok": result.ok}
-            print(json.dumps(row), flush=True)
-        else:
-            unit = f"{result.unit:2}"
-            print(
-                f"{result.name:24} ours {result.ours_s:8.4f} {unit}  {result.peer} "
-                f"{result.peer_version} {result.peer_s:8.4f} {unit}  ratio {result.ratio:5.2f} "
-                f"(target {result.target})  {'ok' if result.ok else 'MISSED'}",
-                flush=True,
-            )
-    return int(missed)
+        for result in BENCHMARKS[name]():
+            results.append(result)
+            if arguments.json:
+                row = {**asdict(result), "ratio": round(result.ratio, 3), "ok": result.ok}
+                print(json.dumps(row), flush=True)
+            else:
+                unit = f"{result.unit:2}"
+                print(
+                    f"{result.name:24} ours {result.ours_s:8.4f} {unit}  {result.peer} "
+                    f"{result.peer_version} {result.peer_s:8.4f} {unit}  "
+                    f"ratio {result.ratio:6.2f} (target {result.target})  "
+                    f"{'ok' if result.ok else 'MISSED'}",
+                    flush=True,
+                )
+    if arguments.record:
+        record(results)
+    return int(not all(result.ok for result in results))
 
 
 if __name__ == "__main__":

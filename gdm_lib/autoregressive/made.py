@@ -20,8 +20,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from copy import copy
 from itertools import pairwise
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -198,6 +199,15 @@ def sequential_naive(
     return torch.stack(columns, 1)
 
 
+def _in_place(activation: nn.Module) -> nn.Module:
+    """The same activation, in place if it can be."""
+    if not hasattr(activation, "inplace"):
+        return activation
+    activation = copy(activation)
+    cast(Any, activation).inplace = True
+    return activation
+
+
 @torch.no_grad()
 def sequential(
     net: MaskedMLP, rule: Rule, start: Tensor, context: Tensor | None = None, order: int = 0
@@ -231,7 +241,8 @@ def sequential(
         list(zip(*(part.split(count.tolist()) for part in parts), strict=True))
         for *parts, count in zip(rows, biases, units[1:], counts[1:], strict=True)
     ]
-    solved, tops, activations = units[0].unbind(0), top_bias.unbind(1), list(net.activations)
+    solved, tops = units[0].unbind(0), top_bias.unbind(1)
+    activations = [_in_place(activation) for activation in net.activations]
     for d, i in enumerate([-1, *sort[0].tolist()]):
         if d:
             seen = upto[-1][d - 1]
@@ -242,8 +253,10 @@ def sequential(
             if new.numel():
                 seen = upto[layer][d]
                 below = units[layer].narrow(0, 0, seen)
-                pre = torch.addmm(bias, weight.narrow(1, 0, seen), below)
-                new.copy_(activations[layer](pre))
+                torch.addmm(bias, weight.narrow(1, 0, seen), below, out=new)
+                active = activations[layer](new)
+                if active is not new:
+                    new.copy_(active)
     return units[0][degrees[0] - 1].T.contiguous()
 
 

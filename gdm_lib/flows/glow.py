@@ -170,13 +170,14 @@ class InvertibleConvLU(InvertibleConv):
         self.log_s = nn.Parameter(s.abs().log())
 
     def _factors(self) -> tuple[Tensor, Tensor]:
+        """``L`` without its ones, and ``U + diag(s)``."""
         upper = self.upper.triu(1) + torch.diag(self.sign * self.log_s.exp())
-        return self.lower.tril(-1) + torch.eye(self.features).to(self.lower), upper
+        return self.lower.tril(-1), upper
 
     def matrix(self) -> tuple[Tensor, Tensor]:
         """``W`` and ``log |det W| = sum_i log |s_i|`` (equation 11)."""
         lower, upper = self._factors()
-        return self.permutation @ (lower @ upper), self.log_s.sum()
+        return self.permutation @ torch.addmm(upper, lower, upper), self.log_s.sum()
 
     def inverse_matrix(self) -> tuple[Tensor, Tensor]:
         """``W^-1`` by two triangular solves, and ``log |det W|``."""

@@ -86,16 +86,16 @@ class AutoregressiveStep(nn.Module):
         under ``torch.no_grad`` the fast one.
         """
         check_inputs("z", z, (self.net.dim,), context, self.context_dim)
-        logdet, columns = z.new_zeros(len(z)), z.unbind(1)
+        columns, log_scales = z.unbind(1), []
 
         def rule(params: Tensor, i: int) -> Tensor:
-            nonlocal logdet
             log_scale, shift = self.update(*params.unbind(1))
-            logdet = logdet - log_scale
+            log_scales.append(log_scale)
             return (columns[i] - shift) * (-log_scale).exp()
 
         solve = sequential_naive if torch.is_grad_enabled() else sequential
-        return solve(self.net, rule, z, context), logdet
+        x = solve(self.net, rule, z, context)
+        return x, -torch.stack(log_scales).sum(0)
 
 
 # Section 4 and appendix: a chain of steps, the order reversed from each to the next

@@ -162,31 +162,36 @@ class Radial(Step):
         tiny = torch.finfo(z.dtype).tiny
         return z0, F.softplus(alpha).clamp_min(tiny), F.softplus(beta).clamp_min(tiny)
 
-    def _logdet(self, r: Tensor, alpha: Tensor, total: Tensor) -> Tensor:
-        """``(D - 1) log(1 + beta h) + log(1 + beta h + beta h' r)`` (equation 14), both arguments
-        over the common denominator, where nothing cancels."""
-        around = torch.log(total + r) - torch.log(alpha + r)
-        far = r / (alpha + r)
-        along = torch.log(far * (2 - far) + (1 - far) * (total / (alpha + r)))
-        return ((self.dim - 1) * around + along).squeeze(1)
+    def _stretch(self, r: Tensor, alpha: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
+        """``1 + beta h``, by which distances grow, and the log-determinant ``(D - 1)
+        log(1 + beta h) + log(1 + beta h + beta h' r)`` (equation 14), both arguments over the
+        common denominator, where nothing cancels."""
+        below = alpha + r
+        stretch, far = (total + r) / below, r / below
+        along = far * (2 - far) + (1 - far) * (total / below)
+        return stretch, ((self.dim - 1) * stretch.log() + along.log()).squeeze(1)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The paper's ``f``: ``(B, D)`` -> ``(B, D)``, ``(B,)``."""
         z0, alpha, total = self._constrained("x", x, context)
-        r = torch.linalg.vector_norm(x - z0, dim=1, keepdim=True)
-        return z0 + (x - z0) * ((total + r) / (alpha + r)), self._logdet(r, alpha, total)
+        away = x - z0
+        r = torch.linalg.vector_norm(away, dim=1, keepdim=True)
+        stretch, logdet = self._stretch(r, alpha, total)
+        return z0 + away * stretch, logdet
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Its inverse, in closed form: appendix A.2 asks for the ``r`` whose image lies at distance
         ``rho``, ``r (total + r) / (alpha + r) = rho``, which is a quadratic equation."""
         z0, alpha, total = self._constrained("z", z, context)
-        rho = torch.linalg.vector_norm(z - z0, dim=1, keepdim=True)
+        away = z - z0
+        rho = torch.linalg.vector_norm(away, dim=1, keepdim=True)
         half = 0.5 * (total - rho)
         # sqrt(half^2 + alpha rho) without overflow; the inner maximum keeps its gradient finite.
         root = torch.hypot(half, torch.sqrt((alpha * rho).clamp_min(torch.finfo(z.dtype).tiny)))
         # Of the two forms of the positive root, the one that adds numbers of one sign.
         r = torch.where(half > 0, alpha * rho / (root + half.abs()), root - half)
-        return z0 + (z - z0) * ((alpha + r) / (total + r)), -self._logdet(r, alpha, total)
+        stretch, logdet = self._stretch(r, alpha, total)
+        return z0 + away / stretch, -logdet
 
 
 # Sections 3.2 and 6: fitting a flow to a density known up to a constant

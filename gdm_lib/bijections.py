@@ -495,9 +495,15 @@ class Flow(nn.Module):
     def log_prob(
         self, x: Tensor, y: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Nats, ``(B, *data_shape)`` -> ``(B,)``. The generator is for dequantisation."""
+        """Nats, ``(B, *data_shape)`` -> ``(B,)``. The generator is for dequantisation.
+
+        ``-inf`` where the latent overflows: exponential scales do that far from the data, where
+        the density is zero to any precision. ``loss`` keeps the NaN, so that training stops.
+        """
         log_base, logdet = self._terms(x, y, generator)
-        return log_base + logdet
+        log_prob = log_base + logdet
+        overflow = log_prob.isnan() & x.flatten(1).isfinite().all(1)
+        return log_prob.masked_fill(overflow, -math.inf)
 
     def loss(
         self, x: Tensor, y: Tensor | None = None, *, generator: torch.Generator | None = None

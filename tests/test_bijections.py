@@ -493,6 +493,20 @@ def test_flow_is_a_likelihood_model_by_change_of_variables():
     assert set(terms) == {"loss", "log_base", "log_det"}
 
 
+def test_where_the_latent_overflows_the_density_is_zero_and_training_stops():
+    torch.manual_seed(0)
+    flow = MAF(3, layers=6, hidden=(8,), batch_norm=False)
+    for p in flow.parameters():
+        p.data = 3 * torch.randn(p.shape, generator=seeded(p.numel()))
+    far = torch.tensor([[50.0, -50.0, 50.0], [math.nan, 0.0, 0.0]])
+    assert flow.bijection(far[:1])[0].isnan().any()
+    with torch.no_grad():
+        log_prob = flow.log_prob(far)
+    assert log_prob[0] == -math.inf
+    assert log_prob[1].isnan()
+    assert flow.loss(far[:1])["loss"].isnan()
+
+
 def test_draws_come_with_their_density_and_a_gradient():
     flow = Flow(on_the_plane("planar"), StandardNormal((2,))).double()
     x, log_prob = flow.draw(7, generator=seeded())

@@ -99,8 +99,8 @@ def constrained_u(answer: Callable[..., Tensor]) -> None:
 def planar_logdet(answer: Callable[..., Tensor]) -> None:
     """Check ``planar_logdet(z, w, u, b)``: log |det| of z + u tanh(w'z + b).
 
-    ``z`` has shape ``(B, D)``, ``w`` and ``u`` ``(D,)`` with w'u > -1, ``b`` is a number; the result
-    has shape ``(B,)`` (1505.05770, equation 12).
+    ``z`` has shape ``(B, D)``, ``w`` and ``u`` ``(D,)`` with w'u > -1, ``b`` is a number; the
+    result has shape ``(B,)`` (1505.05770, equation 12).
 
     Args:
         answer: The reader's function.
@@ -145,7 +145,10 @@ def planar_logdet(answer: Callable[..., Tensor]) -> None:
             "lemma, 1 + u'psi.",
         ),
         (torch.log(1 + psi), "w'u is missing."),
-        (want.sum(), "you sum over the batch. Return one log-determinant per point, of shape (B,)."),
+        (
+            want.sum(),
+            "you sum over the batch. Return one log-determinant per point, of shape (B,).",
+        ),
         (
             want.mean(),
             "you average over the batch. Return one log-determinant per point, of shape (B,).",
@@ -196,14 +199,11 @@ def radial_inverse(answer: Callable[..., Tensor]) -> None:
         total = alpha + beta
         root = torch.sqrt((total - rho) ** 2 + 4 * alpha * rho)
         r = (rho - total + root) / 2
-        no_beta = (rho - alpha + torch.sqrt((alpha - rho) ** 2 + 4 * alpha * rho)) / 2
         inner = (total - rho) ** 2 - 4 * alpha * rho
         at_zero = y.norm(dim=1, keepdim=True)
         uncentred = (at_zero - total + ((total - at_zero) ** 2 + 4 * alpha * at_zero).sqrt()) / 2
 
-        def place(
-            r: Tensor, y: Tensor = y, alpha: float = alpha, beta: float = beta
-        ) -> Tensor:
+        def place(r: Tensor, y: Tensor = y, alpha: float = alpha, beta: float = beta) -> Tensor:
             return c + (y - c) / (1 + beta / (alpha + r))
 
         faults = [
@@ -212,7 +212,7 @@ def radial_inverse(answer: Callable[..., Tensor]) -> None:
             (
                 place(rho),
                 "you use the distance of y, where the distance of the point that is looked for is "
-                "wanted: solve the quadratic equation first.",
+                "wanted: solve the quadratic equation first, and mind that it holds beta.",
             ),
             (
                 forward(y, alpha, -beta),
@@ -225,13 +225,13 @@ def radial_inverse(answer: Callable[..., Tensor]) -> None:
             (place(2 * r), "the factor 1/2 of the root is missing."),
             (
                 place((rho - total + inner.sqrt()) / 2),
-                "the discriminant has the wrong sign: it is (alpha + beta - rho)^2 + 4 alpha rho.",
+                "the point is NaN, as when the discriminant has the wrong sign: it is "
+                "(alpha + beta - rho)^2 + 4 alpha rho.",
             ),
             (
                 place((total - rho + root) / 2),
                 "the sign before alpha + beta - rho is flipped in the root.",
             ),
-            (place(no_beta), "beta is missing in the quadratic equation."),
             (r, "you return the distances alone. Put the points on their rays."),
             (r[:, 0], "you return the distances alone. Put the points on their rays."),
             (place(r) - c, "the centre is not added back."),
@@ -245,8 +245,6 @@ def radial_inverse(answer: Callable[..., Tensor]) -> None:
                 "you forget the centre: distances and rays start at c.",
             ),
         ]
-        # A mistake that gives NaN here would hide behind the message for it.
-        faults = [fault for fault in faults if fault[0].isfinite().all()]
         expect_close(answer(y, c, alpha, beta), x, "the point", faults=faults)
 
     centre = answer(c[None].clone(), c, 0.7, 1.3)

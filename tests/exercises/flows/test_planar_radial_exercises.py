@@ -98,9 +98,9 @@ def test_planar_logdet():
                 1 + w @ u * (1 - torch.tanh(z @ w + b))
             ),
             r"b is missing": lambda z, w, u, b: planar_logdet(z, w, u, 0),
-            r"1 of the identity": lambda z, w, u, b: (planar_logdet(z, w, u, b).exp() - 1)
-            .abs()
-            .log(),
+            r"1 of the identity": lambda z, w, u, b: (
+                (planar_logdet(z, w, u, b).exp() - 1).abs().log()
+            ),
             r"multiply u by itself": lambda z, w, u, b: of(u @ u, z, w, b),
             r"multiply w by itself": lambda z, w, u, b: of(w @ w, z, w, b),
             r"not u'z \+ b": lambda z, w, u, b: of(w @ u, z, u, b),
@@ -150,6 +150,8 @@ def test_radial_inverse():
         rho = (y - c).norm(dim=1, keepdim=True)
         return c + distance(y, c, alpha, beta) * (y - c) / rho
 
+    without_beta = placed(lambda rho, a, b: root(rho, a, 0))
+    assert "mind that it holds beta" in check(exercises.radial_inverse, without_beta).message
     assert_checker(
         exercises.radial_inverse,
         radial_inverse,
@@ -162,12 +164,12 @@ def test_radial_inverse():
             r"factor 1/2": placed(lambda rho, a, b: 2 * root(rho, a, b)),
             r"discriminant has the wrong sign": placed(lambda rho, a, b: root(rho, a, b, inner=-1)),
             r"sign before alpha": placed(lambda rho, a, b: root(rho, a, b, outer=-1)),
-            r"beta is missing": placed(lambda rho, a, b: root(rho, a, 0)),
             r"distances alone": distance,
             r"centre is not added": lambda y, c, a, b: radial_inverse(y, c, a, b) - c,
             r"not made a unit vector": lambda y, c, a, b: c + (y - c) * distance(y, c, a, b),
-            r"multiply by 1 \+ beta h": lambda y, c, a, b: c
-            + (y - c) * (1 + b / (a + distance(y, c, a, b))),
+            r"multiply by 1 \+ beta h": lambda y, c, a, b: (
+                c + (y - c) * (1 + b / (a + distance(y, c, a, b)))
+            ),
             r"forget the centre": lambda y, c, a, b: radial_inverse(y, 0 * c, a, b),
             r"comes back as NaN": by_unit_vector,
         },

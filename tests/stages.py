@@ -2,8 +2,9 @@
 
     python tests/stages.py [STAGE ...]
 
-The stages with the longest run start first; the browser, whose times are read, runs alone. A stage
-fails if any of its commands does, and the whole fails if a stage does.
+The stages with the longest run start first; the browser, which takes both cores, runs alone. A
+stage fails if any of its commands does, and the whole fails if a stage does. A command that hangs
+is ended after ``LIMIT_S`` seconds, and what it had said is shown.
 """
 
 from __future__ import annotations
@@ -13,11 +14,15 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -28,6 +33,7 @@ from chapters._tools.execute import CELL_TIMEOUT_S, kernel_environment  # noqa: 
 PYTHON = (sys.executable, "-m")
 PYTEST = (*PYTHON, "pytest", "-q", "-rs")
 TWO = ("-n", "2")
+LIMIT_S = 1500  # about three times what the longest takes
 MATHJAX = ROOT / "chapters/_site/node_modules/mathjax"
 
 
@@ -100,7 +106,8 @@ def site() -> Sequence[Sequence[str]]:
 
 def browser() -> Sequence[Sequence[str]]:
     """JupyterLab and the site in a headless Chromium."""
-    return [(*PYTEST, "-rsP", "tests/browser")]
+    # JupyterLab, whose start takes longest, stays with one worker, and the rest goes to the other.
+    return [(*PYTEST, "-rsP", *TWO, "--dist=loadfile", "tests/browser")]
 
 
 STAGES = [
@@ -113,6 +120,32 @@ STAGES = [
 ]
 
 
+def execute(command: Sequence[str], limit_s: float = LIMIT_S) -> tuple[int, str]:
+    """Run a command; its exit status, and what it said."""
+    # A file, not a pipe: a process that outlives the command would hold a pipe open.
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**kernel_environment(), "PYTHONUNBUFFERED": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=subprocess.STDOUT,
+        )
+        late = ""
+        try:
+            process.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            late = f"\nended: it was not done after {limit_s:.0f} s\n"
+            for part in psutil.Process(process.pid).children(recursive=True):
+                with suppress(psutil.NoSuchProcess):
+                    part.kill()
+            process.kill()
+            process.wait()
+        said.seek(0)
+        return process.returncode, said.read().decode(errors="replace") + late
+
+
 def run(stage: Stage) -> Outcome:
     """Run a stage, its output held back so that stages don't mix."""
     start = time.perf_counter()
@@ -121,19 +154,10 @@ def run(stage: Stage) -> Outcome:
         shown = " ".join(
             str(Path(part).name) if part == sys.executable else part for part in command
         )
-        done = subprocess.run(
-            command,
-            cwd=ROOT,
-            env={**kernel_environment(), "PYTHONUNBUFFERED": "1"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-        )
-        output += f"$ {shown}\n{done.stdout}"
-        if done.returncode != 0:
-            output += f"exit status {done.returncode}\n"
+        status, said = execute(command)
+        output += f"$ {shown}\n{said}"
+        if status != 0:
+            output += f"exit status {status}\n"
             passed = False
             break
     return Outcome(stage.name, passed, time.perf_counter() - start, output)

@@ -96,6 +96,21 @@ def test_full_precision_is_kept_where_asked(weights: Path) -> None:
     assert not torch.equal(weight.half().float(), weight)
 
 
+def test_weights_are_recognised_by_their_values(weights: Path) -> None:
+    for name in ("toy/small", "toy/exact"):
+        pretrained.train(name, directory=weights)
+        model = pretrained.load(name, directory=weights)
+        assert pretrained.identify(model.train(), directory=weights) == name
+        with torch.no_grad():
+            model[0].bias[0] += 1e-4  # less than 16 bits tell from nothing at this size
+        assert pretrained.identify(model, directory=weights) is None
+    assert pretrained.identify(nn.Linear(3, 2), directory=weights) is None
+    huge = nn.Linear(3, 2)
+    with torch.no_grad():
+        huge.weight.fill_(1e6)
+    assert pretrained.identify(huge, directory=weights) is None
+
+
 def test_missing_weights_name_the_command(weights: Path) -> None:
     with pytest.raises(FileNotFoundError, match="make it with: gdm train toy/small"):
         pretrained.load("toy/small", directory=weights)

@@ -35,6 +35,7 @@ __all__ = [
     "FlowVAE",
     "Planar",
     "Radial",
+    "Step",
     "annealing",
     "free_energy",
     "monotone_root",
@@ -44,7 +45,7 @@ YEAR = 2015
 ARXIV = "1505.05770"
 
 
-class _Step(nn.Module):
+class Step(nn.Module):
     """Parameters of a step: its own, or those that a context asks for."""
 
     def __init__(self, dim: int, sizes: Sequence[int], context_dim: int) -> None:
@@ -94,7 +95,7 @@ def monotone_root(slope: Tensor, r: Tensor) -> Tensor:
     return v - (gap - gap.detach()) / rise
 
 
-class Planar(_Step):
+class Planar(Step):
     """``f(z) = z + u tanh(w'z + b)`` (equation 10): expands or contracts along one plane's normal.
 
     Args:
@@ -143,7 +144,7 @@ class Planar(_Step):
 # Section 4.1: radial flows
 
 
-class Radial(_Step):
+class Radial(Step):
     """``f(z) = z + beta h(alpha, r) (z - z0)``, ``h = 1 / (alpha + r)``, ``r = |z - z0|``
     (equation 14): expands or contracts around a point.
 

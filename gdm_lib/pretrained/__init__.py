@@ -214,30 +214,23 @@ def load(name: str, *, directory: Path | None = None) -> nn.Module:
 def identify(model: nn.Module, *, directory: Path | None = None) -> str | None:
     """The name of the reference weights that ``model`` has, bit by bit; None if it has none.
 
+    Only values are compared: a model of the same shapes with another activation is not told apart.
+
     Args:
         model: in any mode, on any device.
         directory: the folder of all weights; ``where()`` if left out.
     """
-    digests: dict[bool, str] = {}
+    digests = set()
+    for half in (True, False):
+        try:
+            stored = _stored(model, half)
+        except ValueError:  # beyond 16 bits
+            continue
+        if all(torch.equal(stored[k].to(t.dtype), t) for k, t in model.state_dict().items()):
+            digests.add(hashlib.sha256(_tensorfile.encode(stored, {})).hexdigest())
     for name in names():
-        half = recipe(name).half
-        if half not in digests:
-            try:
-                stored = _stored(model, half)
-            except ValueError:  # beyond 16 bits
-                stored = {}
-            same = all(
-                torch.equal(t, stored[k].to(t.dtype))
-                for k, t in model.state_dict().items()
-                if k in stored
-            )
-            digests[half] = (
-                hashlib.sha256(_tensorfile.encode(stored, {})).hexdigest() if same else ""
-            )
-        if (
-            _paths(name, directory)[1].is_file()
-            and digests[half] == record(name, directory=directory)["sha256"]
-        ):
+        known = _paths(name, directory)[1].is_file()
+        if known and record(name, directory=directory)["sha256"] in digests:
             return name
     return None
 

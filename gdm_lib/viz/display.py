@@ -302,7 +302,8 @@ def _flow(lines: list[str], row: int, width: int, prefix: str) -> None:
     lines[row] = lines[row][:space]
     following = lines[row + 1] if row + 1 < len(lines) else ""
     # A paragraph goes on where the indentation does, unless an item or the end of it begins.
-    if re.match(re.escape(prefix) + r"""(?!\w+: |[-*"']|\.\. )\S""", following):
+    ends = rest.endswith(('"""', "'''"))  # what follows is code
+    if not ends and re.match(re.escape(prefix) + r"""(?!\w+: |[-*"']|\.\. )\S""", following):
         lines[row + 1] = f"{rest} {following[len(prefix) :]}"
     else:
         lines.insert(row + 1, rest)

@@ -34,7 +34,7 @@ ROW = 44
 STATUS = 56
 """Room for the line beneath the controls, in CSS pixels."""
 
-STILL = "The last picture drawn. It follows its controls in JupyterLab"
+STILL = "The last picture drawn. It follows its controls in JupyterLab once its cell has run"
 ALONE = ", and on this page with JavaScript"
 
 Functions = Mapping[str, Callable[..., Tensor]]

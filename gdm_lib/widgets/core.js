@@ -124,7 +124,6 @@ class Frame {
     this.holds = {}; // by key: takes a value that may be out of range
     this.changed = () => {}; // the widget's own: a control has moved
     this.waiting = new Map();
-    this.asked = 0;
 
     this.stage = h("div", { class: "gdm-stage" });
     this.room = h("div", { class: "gdm-room" });
@@ -209,7 +208,7 @@ class Frame {
 
   /** What the named function makes of 32-bit arrays: `{data, shape}`. */
   ask(name, arrays) {
-    const id = ++this.asked;
+    const id = unique(); // views of one widget hear each other's answers
     const shapes = arrays.map(({ shape }) => shape);
     return new Promise((resolve, reject) => {
       this.waiting.set(id, { resolve, reject });
@@ -376,13 +375,25 @@ class Frame {
     return control;
   }
 
+  /** A control whose value is the index of an option. */
+  options(key, label, show, count) {
+    show(this.values[key]);
+    this.controls[key] = show;
+    this.holds[key] = (value) => {
+      const held = Math.min(count() - 1, Math.max(0, Math.round(value)));
+      show(held);
+      this.set(key, held);
+      if (held !== value)
+        this.notice(`${label} goes from 0 to ${count() - 1}: ${value} is held to ${held}.`);
+    };
+  }
+
   /** A menu; the value is the index of the option. */
   menu(key, { label, options }) {
     const id = unique();
     const select = h("select", { id }, ...options.map((name, i) => h("option", { value: i }, name)));
     select.addEventListener("change", () => this.set(key, Number(select.value)));
-    this.controls[key] = (value) => (select.value = value);
-    this.controls[key](this.values[key]);
+    this.options(key, label, (value) => (select.value = value), () => select.options.length);
     this.row(label, id, select);
     return select;
   }
@@ -397,8 +408,7 @@ class Frame {
       group.append(h("label", {}, radio, h("span", {}, text)));
       return radio;
     });
-    this.controls[key] = (value) => (radios[value].checked = true);
-    this.controls[key](this.values[key]);
+    this.options(key, label, (value) => (radios[value].checked = true), () => radios.length);
     const row = h("div", { class: "gdm-row" }, h("span", { "aria-hidden": "true" }, label), group);
     this.room.append(row);
   }

@@ -74,18 +74,20 @@ function plane(frame, model, redraw) {
       let longest = 1;
       for (let i = 0; i < vectors.length; i += 2)
         longest = Math.max(longest, Math.hypot(vectors[i], vectors[i + 1]));
-      [c.strokeStyle, c.fillStyle, c.lineWidth] = [colours.model, colours.model, 1.4];
+      [c.strokeStyle, c.lineWidth, c.lineCap] = [colours.model, 1.4, "round"];
       for (let i = 0; i < arrows * arrows; i++) {
         const [u, v] = [vectors[2 * i] / longest, vectors[2 * i + 1] / longest];
         const [x, y] = [((i % arrows) + 0.5) * cell, (Math.floor(i / arrows) + 0.5) * cell];
         const [ex, ey] = [x + 0.9 * cell * u, y - 0.9 * cell * v];
+        const [way, head] = [Math.atan2(ey - y, ex - x), 0.4 * Math.hypot(ex - x, ey - y)];
+        const barb = (turn) => c.lineTo(ex - head * Math.cos(way + turn), ey - head * Math.sin(way + turn));
         c.beginPath();
         c.moveTo(x, y);
         c.lineTo(ex, ey);
+        barb(0.5);
+        c.moveTo(ex, ey);
+        barb(-0.5);
         c.stroke();
-        c.beginPath();
-        c.arc(ex, ey, 1.8, 0, 2 * Math.PI);
-        c.fill();
       }
     }
     return true;
@@ -140,12 +142,13 @@ function playground(frame, model) {
   const alone = model.get("in_page");
   let history = [];
   let run = seed;
-  let playing = false;
+  let playing = 0; // the press of Play that goes on
+  let presses = 0;
   let timer;
 
   const draw = () => {
     if (!history.length) return;
-    frame.values.picture = Math.min(frame.values.picture, history.length - 1);
+    frame.values.picture = Math.min(Math.max(0, frame.values.picture), history.length - 1);
     const at = frame.values.picture;
     const view = views[frame.values.show || 0];
     if (!(paintPlane(history[at], view) && paintCurve(history, at))) return;
@@ -207,35 +210,35 @@ function playground(frame, model) {
     frame.set("picture", 0);
   };
   const pause = () => {
-    playing = false;
+    playing = 0;
     clearTimeout(timer);
     play.textContent = "Play";
   };
-  const go = async () => {
-    if (!playing) return;
+  const go = async (press) => {
     const start = performance.now();
     await once(next);
+    if (press !== playing) return;
     if (frame.failed || (alone && frame.values.picture === history.length - 1)) pause();
-    else timer = setTimeout(go, Math.max(0, PICTURE_MS - (performance.now() - start)));
+    else timer = setTimeout(() => go(press), Math.max(0, PICTURE_MS - (performance.now() - start)));
   };
-  let stepping = false;
-  const once = async (task) => {
-    if (stepping) return; // one at a time
-    stepping = true;
-    frame.failed = "";
-    try {
-      await task();
-    } catch (error) {
-      frame.fault(error);
-    } finally {
-      stepping = false;
-    }
+  let turn = Promise.resolve();
+  /** One task at a time, in the order of what was pressed. */
+  const once = (task) => {
+    turn = turn.then(async () => {
+      frame.failed = "";
+      try {
+        await task();
+      } catch (error) {
+        frame.fault(error);
+      }
+    });
+    return turn;
   };
   const toggle = () => {
     if (playing) return pause();
-    playing = true;
+    playing = ++presses;
     play.textContent = "Pause";
-    return go();
+    return go(playing);
   };
   const [play] = frame.buttons([
     ["Play", toggle],

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 import traitlets
-from PIL import Image, ImageColor, ImageDraw
+from matplotlib import font_manager
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
@@ -68,8 +69,9 @@ class Playground2D(Widget):
         seed: of the first model and its batches. The global generator is left as it was.
 
     Raises:
-        ValueError: ``data`` of another shape or not finite, ``every`` or ``record`` below 1,
-            nothing to show, or a recording too large to store.
+        ValueError: ``data`` of another shape or not finite, ``every``, ``record`` or
+            ``batch_size`` below 1, an empty plane, nothing to show, or a recording too large to
+            store.
         FloatingPointError: the loss became NaN or infinite while recording.
     """
 
@@ -79,10 +81,11 @@ class Playground2D(Widget):
     """The recorded densities: 255 is the largest of each picture. High values of y on top."""
 
     track = traitlets.Bytes().tag(sync=True)
-    """Recorded samples and fields, 16-bit integers; see ``spec``."""
+    """Recorded samples and fields, 16-bit integers: of samples, ``FULL`` is 1.05 times ``extent``;
+    of a field, the longest vector of each picture."""
 
     points = traitlets.Bytes().tag(sync=True)
-    """Some items of the data, 16-bit integers, ``FULL`` being ``extent``."""
+    """Some items of the data, 16-bit integers like the samples."""
 
     def __init__(
         self,
@@ -103,10 +106,13 @@ class Playground2D(Widget):
         data = data.detach().cpu().float()
         if data.dim() != 2 or data.shape[1] != 2 or not len(data) or not data.isfinite().all():
             raise ValueError(f"data: expected finite points (N, 2), got {tuple(data.shape)}")
-        if every < 1 or record < 1:
+        if min(every, record, batch_size) < 1:
             raise ValueError(
-                f"every, record: expected at least 1, got every={every}, record={record}"
+                f"every, record, batch_size: expected at least 1, got every={every}, "
+                f"record={record}, batch_size={batch_size}"
             )
+        if not 0 < extent < math.inf:
+            raise ValueError(f"extent: expected more than 0, got {extent}")
         self._make, self._data, self._batch_size = make, data, batch_size
         self._trainer = trainer or partial(_minimise, optimizer=optimizer)
         self._every, self._extent, self._first_seed = every, float(extent), seed
@@ -131,7 +137,8 @@ class Playground2D(Widget):
             self._train()
             shots.append(self._shot())
         sheet, layout = pack([shot["density"] for shot in shots])
-        track = np.concatenate([shot["rest"] for shot in shots])
+        track = np.concatenate([shot["rest"] for shot in shots]).astype("<i2").tobytes()
+        held(sheet + track, "record")
         shown = data[torch.linspace(0, len(data) - 1, min(len(data), POINTS)).long()]
         points = _quantised(shown.numpy(), extent)
         spec = {
@@ -156,14 +163,15 @@ class Playground2D(Widget):
             "data; below, the loss.",
             values={"picture": record, **({"show": 0} if len(names) > 1 else {})},
             functions={"advance": self._advance},
-            sheet=held(sheet, "record"),
-            track=track.astype("<i2").tobytes(),
+            sheet=sheet,
+            track=track,
             points=points.astype("<i2").tobytes(),
         )
 
     def _begin(self, seed: int) -> None:
         """A fresh model."""
         self._seed = seed
+        self._left = -1  # the step that the picture before this one showed
         self.losses: list[float] = []
         with torch.random.fork_rng():
             torch.manual_seed(seed)
@@ -178,6 +186,7 @@ class Playground2D(Widget):
 
     def _train(self) -> None:
         """Take the steps to the next picture."""
+        self._left = self.steps
         with torch.random.fork_rng(), torch.enable_grad():
             torch.set_rng_state(self._random)
             for _ in range(self._every):
@@ -195,7 +204,8 @@ class Playground2D(Widget):
         """For the script: the next picture of the run with a seed, from the step it has seen.
 
         Args:
-            asked: seed and step; a step below 0 begins a run and shows its untrained model.
+            asked: seed and step; a step below 0 begins a run and shows its untrained model. Who
+                asks again, having not heard the answer, gets the same picture.
 
         Returns:
             Step and loss (NaN before the first step), the density's levels, and the rest of the
@@ -204,10 +214,10 @@ class Playground2D(Widget):
         seed, step = (int(value) for value in asked)
         if step < 0:
             self._begin(seed)
-        elif (seed, step) != (self._seed, self.steps):
-            raise ValueError("another view has trained this model on; press Reset to begin anew")
-        else:
+        elif (seed, step) == (self._seed, self.steps):
             self._train()
+        elif (seed, step) != (self._seed, self._left):
+            raise ValueError("another view has trained this model on; press Reset to begin anew")
         shot = self._shot()
         loss = math.nan if shot["loss"] is None else shot["loss"]
         parts = [[shot["step"], loss], shot["density"].ravel(), shot["rest"]]
@@ -231,8 +241,9 @@ class Playground2D(Widget):
                 with torch.no_grad():
                     rest.append(_quantised(self._sample(self.model, POINTS), self._extent).ravel())
             if self._field:
-                vectors = self._field(self.model, _cells(ARROWS, self._extent)).detach()
-                rest.append(_quantised(vectors, self._extent).ravel())
+                with torch.enable_grad():  # a field may be a gradient
+                    vectors = self._field(self.model, _cells(ARROWS, self._extent)).detach()
+                rest.append(_directions(vectors).ravel())
         mean = float(np.mean(last)) if last else math.nan
         return {
             "step": self.steps,
@@ -250,8 +261,9 @@ def _minimise(
     def step(batch: Tensor) -> float:
         made.zero_grad()
         loss = model.loss(batch)["loss"]
-        loss.backward()
-        made.step()
+        if loss.isfinite():  # else the model keeps what it has learned
+            loss.backward()
+            made.step()
         return float(loss.detach())
 
     return step
@@ -275,9 +287,17 @@ def _cells(n: int, extent: float) -> Tensor:
 
 
 def _quantised(values: Tensor | np.ndarray, extent: float) -> np.ndarray:
-    """16-bit integers, ``FULL`` being ``extent``; what is out of sight stays just out of sight."""
-    numbers = np.nan_to_num(np.asarray(values, np.float64), nan=2 * extent)
-    return np.clip((numbers / (1.05 * extent) * FULL).round(), -FULL, FULL).astype(np.int16)
+    """Points as 16-bit integers; what is out of sight stays just out of sight."""
+    numbers = np.nan_to_num(np.asarray(values, np.float64) / (1.05 * extent), nan=1.0)
+    return (np.clip(numbers, -1, 1) * FULL).round().astype(np.int16)
+
+
+def _directions(vectors: Tensor) -> np.ndarray:
+    """Vectors as 16-bit integers, whatever their length; none where they are not finite."""
+    numbers = np.asarray(vectors.cpu(), np.float64)
+    numbers = np.where(np.isfinite(numbers).all(1, keepdims=True), numbers, 0.0)
+    longest = np.linalg.norm(numbers, axis=1).max()
+    return (numbers / (longest or 1.0) * FULL).round().astype(np.int16)
 
 
 def _shades() -> np.ndarray:
@@ -290,30 +310,42 @@ def _shades() -> np.ndarray:
 def _poster(
     shots: list[dict[str, Any]], view: str, points: np.ndarray, sampled: bool
 ) -> np.ndarray:
-    """The last picture, as the script paints it."""
-    shot = shots[-1]
-    sheet = Image.new("RGB", (SIDE, SIDE + GAP + STRIP), PAPER)
+    """The last picture, as the script paints it; drawn three times as large, for smooth edges."""
+    shot, k = shots[-1], 3
+    side, top, bottom = k * SIDE, k * (SIDE + GAP), k * (SIDE + GAP + STRIP)
+    sheet = Image.new("RGB", (side, bottom), PAPER)
     if view == "density":
         shades = (_shades()[shot["density"]] * 255).round().astype(np.uint8)
-        large = Image.fromarray(shades).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
-        sheet.paste(large, (0, 0))
-    draw = ImageDraw.Draw(sheet)
+        sheet.paste(Image.fromarray(shades).resize((side, side), Image.Resampling.BILINEAR))
 
-    def dots(places: np.ndarray, colour: str) -> None:
+    def dots(places: np.ndarray, colour: str, radius: float, opacity: float) -> None:
+        mask = Image.new("L", (side, side))
+        draw = ImageDraw.Draw(mask)
         for x, y in places.reshape(-1, 2) * 1.05 / FULL:
-            across, down = (1 + x) * SIDE / 2, (1 - y) * SIDE / 2
-            if 0 <= down < SIDE:
-                draw.ellipse((across - 1.5, down - 1.5, across + 1.5, down + 1.5), fill=colour)
+            across, down, r = (1 + x) * side / 2, (1 - y) * side / 2, k * radius
+            draw.ellipse((across - r, down - r, across + r, down + r), round(255 * opacity))
+        sheet.paste(colour, (0, 0), mask)
 
-    dots(points, INK)
+    dots(points, INK, 1.3, 0.55 if view == "density" else 0.35)
     if view == "samples" and sampled:
-        dots(shot["rest"][: 2 * POINTS], COLORS["model"])
-    losses = [s["loss"] for s in shots if s["loss"] is not None]
-    low, high = min(losses), max(losses)
-    line = [
-        (10 + (SIDE - 20) * i / max(1, len(losses) - 1),
-         SIDE + GAP + 10 + (STRIP - 20) * (high - loss) / ((high - low) or 1))
-        for i, loss in enumerate(losses)
-    ]  # fmt: skip
-    draw.line(line, fill=COLORS["bound"], width=2)
-    return np.asarray(sheet)
+        dots(shot["rest"][: 2 * POINTS], COLORS["model"], 1.9, 1.0)
+    draw = ImageDraw.Draw(sheet)
+    places = {s["step"]: s["loss"] for s in shots if s["loss"] is not None}
+    low, high, last = min(places.values()), max(places.values()), shot["step"]
+    draw.line(
+        [
+            (
+                k * (10 + (SIDE - 20) * step / last),
+                top + k * (20 + (STRIP - 30) * (high - loss) / (high - low or 1)),
+            )
+            for step, loss in places.items()
+        ],
+        COLORS["bound"],
+        2 * k,
+    )
+    end = side - 10 * k
+    draw.line([(end, top + 18 * k), (end, bottom - 6 * k)], INK, k)
+    font = ImageFont.truetype(font_manager.findfont("DejaVu Sans"), 10 * k)
+    draw.text((10 * k, top + 13 * k), "loss", INK, font, anchor="ls")
+    draw.text((end, top + 13 * k), f"step {last}", INK, font, anchor="rs")
+    return np.asarray(sheet.resize((SIDE, SIDE + GAP + STRIP), Image.Resampling.BOX))

@@ -5,9 +5,10 @@ import json
 
 import pytest
 import torch
+from torch import nn
 
 from gdm_lib import pretrained
-from gdm_lib.widgets import LatentExplorer
+from gdm_lib.widgets import LatentExplorer, export
 from tests.browser.conftest import served
 from tests.browser.widget_page import ENGINE_READY, pictures, settle, wait_for_change, write_page
 
@@ -239,30 +240,42 @@ class TestModels:
         assert settle(page, other) == neighbour
         assert visit.errors == []
 
-    def test_many_questions_at_once_are_each_answered_rightly(self, spoiled, digits):
-        page = spoiled(lambda static: None).page
-        page.wait_for_selector("[data-gdm-pictures]")
+    def test_many_questions_to_two_models_at_once_are_each_answered_rightly(self, spoiled, digits):
+        torch.manual_seed(0)
+        layers = [nn.Linear(2, 32), nn.Tanh(), nn.Linear(32, 784), nn.Sigmoid()]
+        other = nn.Sequential(*layers, nn.Unflatten(1, (1, 28, 28))).eval()
+        decoders = [digits.decode_mean, other]
+        planes = [
+            LatentExplorer.plane(digits.decode_mean),
+            LatentExplorer.plane(other, page_model=export(other, (2,))),
+        ]
+        page = spoiled(lambda static: None, *planes).page
+        page.wait_for_function("document.querySelectorAll('[data-gdm-pictures]').length == 2")
         told = page.evaluate(
             """async () => {
               const host = await import('./_static/widgets/host.js');
-              const [entry] = Object.values(host.storedState());
-              const answers = {};
-              const models = await Promise.all([0, 1].map(() => host.revivedModel(entry)));
-              await new Promise((done) => models.forEach((model, m) => {
+              const figures = [...document.querySelectorAll('[data-gdm-widget]')];
+              const stored = host.storedState(), answers = {};
+              const entries = figures.map((figure) => stored[figure.dataset.gdmWidget]);
+              const models = await Promise.all(entries.map((entry) => host.revivedModel(entry)));
+              await new Promise((done, fail) => models.forEach((model, m) => {
+                setTimeout(() => fail(new Error('only ' + Object.keys(answers))), 30000);
                 model.on('msg:custom', (content, buffers) => {
                   if (content.kind === 'wait') return;
+                  if (content.kind === 'failed') return fail(new Error(content.reason));
                   answers[`${m} ${content.id}`] = [...new Float32Array(buffers[0])].slice(300, 330);
-                  if (Object.keys(answers).length === 20) done();
+                  if (Object.keys(answers).length === 40) done();
                 });
-                for (let id = 0; id < 10; id++)
+                for (let id = 0; id < 20; id++)
                   model.send({ kind: 'ask', id, name: 'decode', shapes: [[1, 2]] }, undefined,
-                    [Float32Array.from([id / 5, m]).buffer]);
+                    [Float32Array.from([id / 10, m]).buffer]);
               }));
               return answers;
             }"""
         )
+        assert len(told) == 40
         for name, values in told.items():
             m, ident = map(int, name.split())
             with torch.no_grad():
-                expected = digits.decode_mean(torch.tensor([[ident / 5, m]])).flatten()[300:330]
+                expected = decoders[m](torch.tensor([[ident / 10, m]])).flatten()[300:330]
             assert values == pytest.approx(expected.tolist(), abs=1e-5)

@@ -72,11 +72,11 @@ def test_a_drag_in_the_plane_moves_the_sliders_and_the_latent(stage, digits):
     page.mouse.down()
     page.mouse.move(box["x"] + 0.75 * box["width"], box["y"] + 0.75 * box["height"], steps=5)
     # Out of the plane the latent stays on its edge.
-    page.mouse.move(box["x"] + 1.5 * box["width"], box["y"] + 0.25 * box["height"], steps=5)
+    page.mouse.move(box["x"] + 1.5 * box["width"], box["y"] + 0.125 * box["height"], steps=5)
     page.mouse.up()
     settle(page, root)
     (z,), _ = last(root)
-    assert z[0] == pytest.approx([2.0, 1.0], abs=0.02)
+    assert z[0] == pytest.approx([2.0, 1.5], abs=0.02)
     assert float(root.get_by_label("z₁", exact=True).input_value()) == 2.0
 
 
@@ -197,6 +197,34 @@ def test_values_out_of_range_are_held_and_said(stage, digits):
     field.press("Enter")
     assert "a number from −3.00 to 3.00 is needed" in root.locator(".gdm-status").inner_text()
     assert field.input_value() == "3.00"
+
+
+def test_values_that_the_kernel_sets_out_of_range_are_held_and_said(stage, letters):
+    visit = stage(LatentExplorer.path(letters.decode_mean, torch.randn(3, 24)))
+    page, root = visit.page, visit.page.locator(".gdm")
+    page.wait_for_selector("[data-gdm-pictures]")
+    # The host has no kernel to set values, so its model is made to.
+    page.evaluate(
+        """async () => { const host = await import('./_static/widgets/host.js');
+          const on = host.PageModel.prototype.on; window.models = [];
+          host.PageModel.prototype.on = function (...a) { models.push(this); on.apply(this, a) };
+          const figure = document.querySelector('figure');
+          await host.revive(figure, host.storedState()[figure.dataset.gdmWidget]) }"""
+    )
+    settle(page, root)
+    for key, value, held, said in (
+        ("to", 99, 2, "to goes from 0 to 2: 99 is held to 2."),
+        ("along", -4, 0, "along goes from 0 to 1: -4 is held to 0."),
+        ("t", 1.5, 1, "t goes from 0.00 to 1.00: 1.50 is held to 1.00."),
+    ):
+        page.evaluate(
+            "([k, v]) => models[0].set('values', {...models[0].get('values'), [k]: v})",
+            [key, value],
+        )
+        assert root.locator(".gdm-status").inner_text() == said
+        page.wait_for_timeout(250)
+        assert page.evaluate("k => models[0].get('values')[k]", key) == held
+    assert visit.errors == []
 
 
 @pytest.mark.parametrize("width", [1280, 390, 320])

@@ -9,7 +9,7 @@ from PIL import ImageColor
 
 from gdm_lib.viz.style import COLORS
 from gdm_lib.widgets.pixel_probe import FAINT, LABEL, SIDE, STRONG, PixelProbe
-from tests.browser.widget_page import drive, settle
+from tests.browser.widget_page import drive, pictures, settle
 
 PIXELS = """canvas => { let text = '';
     const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
@@ -123,6 +123,20 @@ class TestPicture:
         settle(page, root)
         assert status(root).startswith("Field: output pixel (row 7, column 2) depends on 20 of 100")
 
+    def test_an_image_that_is_not_square(self, stage):
+        """Each pixel of each layer says its own number."""
+
+        def maps(layer):
+            return lambda i, j: (torch.arange(24) <= 12 * layer + 3 * i + j).float().reshape(4, 6)
+
+        _, root = opened(stage(PixelProbe(torch.zeros(1, 4, 3), {"a": maps(0), "b": maps(1)})))
+        for layer in "ab":
+            root.get_by_label(layer, exact=True).check(force=True)
+            for row, column in ((0, 0), (3, 2), (2, 1), (1, 2)):
+                put(root.page, root, row, column)
+                lit = 1 + 12 * "ab".index(layer) + 3 * row + column
+                assert f"(row {row}, column {column}) depends on {lit} of 24" in status(root)
+
     def test_the_pixel_is_outlined_in_both(self, stage):
         page, root = opened(stage(PixelProbe(BLACK, causal)))
         put(page, root, 2, 6)
@@ -133,6 +147,30 @@ class TestPicture:
         row = slice(across - 19, across - 10)
         assert np.abs(left[down, row, :3] - HEAT).max(-1).min() <= 3
         assert right[down, row, :3].max(-1).min() <= 50  # ink
+
+    def test_a_line_runs_around_all_that_is_lit(self, stage):
+        def maps(row, column):
+            return torch.eye(10)[2][:, None] * torch.eye(10)[2]
+
+        _, root = opened(stage(PixelProbe(BLACK, maps)))
+        x, y = spot(root, 2, 2)
+        box = root.locator("[data-gdm-pad]").bounding_box()
+        across, down = round(x - box["x"]), round(y - box["y"])
+        picture = pixels(root, 1)[..., :3]
+        for edge in (
+            picture[down, across - 18 : across - 9],
+            picture[down, across + 10 : across + 19],
+            picture[down - 18 : down - 9, across],
+            picture[down + 10 : down + 19, across],
+        ):
+            assert np.abs(edge - HEAT).max(-1).min() <= 12
+
+    def test_nothing_of_the_last_picture_stays(self, stage):
+        page, root = opened(stage(PixelProbe(BLACK, causal, start=(5, 5))))
+        before = settle(page, root)
+        put(page, root, 0, 0)
+        put(page, root, 5, 5)
+        assert pictures(root) == before
 
     def test_coarse_maps_on_another_input(self, stage):
         widget = PixelProbe(
@@ -169,15 +207,23 @@ class TestHand:
         assert visit.errors == []
 
     def test_a_page_that_scrolls_does_not_choose(self, stage):
-        page, root = opened(stage(PixelProbe(BLACK, causal), height=400))
+        page, root = opened(stage(PixelProbe(BLACK, causal)))
+        pad = root.locator("[data-gdm-pad]")
+        pad.evaluate("e => e.addEventListener('pointermove', event => { window.last = event })")
         page.mouse.move(*spot(root, 4, 4))
         settle(page, root)
-        page.locator("[data-gdm-pad]").focus()
+        pad.focus()
         page.keyboard.press("ArrowRight")
         settle(page, root)
-        page.evaluate("document.body.style.paddingTop = '40px'")
-        page.wait_for_timeout(300)
-        assert where(root) == (4, 5)
+        for by, place in ((0, (4, 5)), (1, (8, 4))):  # resting, then moved by a hair
+            pad.evaluate(
+                """(e, by) => { const { clientX, clientY, screenX, screenY } = window.last;
+                    e.dispatchEvent(new PointerEvent('pointermove', { pointerType: 'mouse',
+                        clientX, clientY: clientY + 60, screenX, screenY: screenY + by })) }""",
+                by,
+            )
+            settle(page, root)
+            assert where(root) == place
 
     def test_a_tap_chooses_and_the_page_still_scrolls(self, stage):
         page, root = opened(stage(PixelProbe(BLACK, causal), width=390, has_touch=True))

@@ -4,7 +4,7 @@ import json
 import time
 from pathlib import Path
 
-from ipywidgets.embed import embed_data
+from ipywidgets.embed import dependency_state, embed_data
 
 from chapters._tools import site_widgets
 from chapters._tools.book_site import ENGINE, ENGINE_FILES, SITE, WIDGETS_CSS
@@ -28,7 +28,9 @@ def stored_state(*widgets) -> dict:
     """The state of widgets as a notebook stores it."""
     if not widgets:
         return {}
-    return embed_data(views=widgets, drop_defaults=False)["manager_state"]["state"]
+    # Without a state, every widget that this process ever made would be in it.
+    state = dependency_state(widgets, drop_defaults=False)
+    return embed_data(views=widgets, drop_defaults=False, state=state)["manager_state"]["state"]
 
 
 def write_page(folder: Path, *widgets, theme: str = "light", name: str = "page.html") -> Path:

@@ -192,6 +192,14 @@ class TestShowSource:
         with pytest.raises(ValueError, match="objects: expected at least one"):
             viz.show_source()
 
+    def test_the_last_words_of_a_docstring_do_not_run_into_the_code_below(self):
+        words = "word " * 17
+        source = f'def f():\n    """{words}\n    {words}end."""\n    value = 1\n    return value\n'
+        wrapped = display.wrap_source(source)
+        assert wrapped.splitlines()[-2:] == ["    value = 1", "    return value"]
+        assert ast.parse(wrapped)
+        assert max(map(len, wrapped.splitlines())) <= display.SOURCE_WIDTH
+
     def test_wrapping_keeps_the_meaning_of_every_module_and_fits_it(self):
         def meaning(source):
             tree = ast.parse(source)

@@ -178,7 +178,7 @@ class TestWhoAnswersOnAPage:
 
     def test_a_model_without_kernel_or_file_says_so(self):
         page = LatentExplorer.plane(decode)._repr_mimebundle_()[0]["text/html"]
-        assert "in JupyterLab." in page
+        assert "in JupyterLab once its cell has run." in page
         assert "JavaScript" not in page
 
     def test_a_model_that_the_notebook_carries(self):

@@ -113,11 +113,11 @@ class TestGradient:
         assert found[0, 0].sum() == found[0, 0, :2, :2].sum()
 
     def test_channels_do_not_cancel(self):
-        """Of both ends: the sum of the outputs does not depend on the input at all."""
+        """Neither those of the input, whose slopes add up to zero, nor those of the output."""
         x = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(0))
 
         def function(x):
-            first = x[:, 0] - 2 * x[:, 1] + 3 * x[:, 2]
+            first = x[:, 0] - 3 * x[:, 1] + 2 * x[:, 2]
             return torch.stack([first, -first], 1)
 
         widget = PixelProbe.gradient(function, x)
@@ -184,6 +184,17 @@ class TestPoster:
         outline = (np.abs(box - heat).max(-1) <= 2).any(0).nonzero()[0]
         assert SIDE - 6 <= outline.min() <= SIDE + 2
         assert outline.max() <= SIDE * 4 / 3 + 6
+
+    def test_both_pictures_have_their_names(self):
+        def strips(names):
+            picture = poster(PixelProbe(IMAGE, causal, names=names))[: 2 * LABEL]
+            return np.split(picture.max(-1) < 128, [2 * SIDE + 8], axis=1)
+
+        (left, right), (query, keys) = strips(("output", "input")), strips(("output", "keys"))
+        for strip in (left, right, keys):
+            assert 200 < strip.sum() < 2000
+        assert np.array_equal(left, query)
+        assert not np.array_equal(right, keys)
 
     def test_an_image_that_is_not_square_keeps_its_shape(self):
         for shape, high in (((1, 10, 20), 150), ((3, 20, 10), 420)):

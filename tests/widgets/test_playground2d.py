@@ -112,11 +112,26 @@ def test_another_seed_is_another_run_and_the_same_one_repeats_it():
     assert not np.array_equal(first, other)
 
 
+def test_an_answer_that_was_not_heard_is_given_again():
+    widget = playground()
+    step, loss, levels, rest = shot(widget, 0, 12)
+    again = shot(widget, 0, 12)
+    assert (step, loss) == again[:2]
+    assert np.array_equal(levels, again[2])
+    assert np.array_equal(rest, again[3])
+    assert widget.steps == 15
+    assert widget.losses == by_hand(15, seed=0)[1]
+
+
 def test_a_view_that_was_left_behind_is_told():
     widget = playground()
     shot(widget, 0, 12)
+    shot(widget, 0, 15)
     with pytest.raises(ValueError, match="another view has trained this model on; press Reset"):
         shot(widget, 0, 12)
+    with pytest.raises(ValueError, match="another view has trained this model on; press Reset"):
+        shot(widget, 1, 15)
+    assert widget.steps == 18
 
 
 def test_the_density_shown_is_the_models():
@@ -137,10 +152,11 @@ def test_samples_and_field_are_the_models_to_the_rounding():
     widget = playground(field=lambda model, points: 0.5 * points, record=1, extent=3.0)
     _, track = recorded(widget, 1)
     unit = 1.05 * 3.0 / FULL
-    field = track[2 * POINTS :].reshape(ARROWS, ARROWS, 2) * unit
-    at = ((2 * np.arange(ARROWS) + 1) / ARROWS - 1) * 3
-    assert np.abs(field[..., 0] - 0.5 * at[None]).max() <= unit
-    assert np.abs(field[..., 1] + 0.5 * at[:, None]).max() <= unit
+    field = track[2 * POINTS :].reshape(ARROWS, ARROWS, 2) / FULL
+    at = (2 * np.arange(ARROWS) + 1) / ARROWS - 1
+    longest = math.hypot(at[0], at[0])
+    assert np.abs(field[..., 0] - at[None] / longest).max() <= 1 / FULL
+    assert np.abs(field[..., 1] + at[:, None] / longest).max() <= 1 / FULL
     samples = track[: 2 * POINTS].reshape(-1, 2) * unit
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -148,6 +164,35 @@ def test_samples_and_field_are_the_models_to_the_rounding():
             exact = widget.model.sample(POINTS).numpy()
     seen = np.abs(exact) < 3
     assert np.abs(samples - exact)[seen].max() <= unit
+
+
+def test_a_field_keeps_its_directions_however_long_it_is():
+    small, large = (
+        recorded(playground(field=lambda model, points, k=k: k * points.flip(1), record=1), 1)[1]
+        for k in (1e-8, 1e8)
+    )
+    assert np.array_equal(small, large)
+    broken = playground(
+        field=lambda model, points: points / (points[:, :1] > 0).float() * 1e300, record=1
+    )
+    assert np.isin(recorded(broken, 1)[1][2 * POINTS :], 0).all()
+
+
+def test_a_field_may_be_a_gradient_in_the_kernel_too():
+    def uphill(model, points):
+        points.requires_grad_()
+        return torch.autograd.grad(model.log_prob(points).sum(), points)[0]
+
+    widget = playground(field=uphill)
+    straight = playground(field=lambda model, points: model.mean - points)
+    assert np.array_equal(shot(widget, 0, 12)[3], shot(straight, 0, 12)[3])
+
+
+def test_samples_that_are_not_finite_are_out_of_sight():
+    places = torch.tensor([[torch.inf, 0.0], [-torch.inf, 0.0], [torch.nan, 0.0], [1e30, 0.0]])
+    widget = playground(sample=lambda model, n: places.repeat(n // 4 + 1, 1)[:n])
+    track = recorded(widget, 0)[1].reshape(-1, 2)
+    assert track[:4].tolist() == [[FULL, 0], [-FULL, 0], [FULL, 0], [FULL, 0]]
 
 
 def test_the_data_shown_are_the_data():
@@ -211,6 +256,14 @@ def test_a_loss_that_is_not_a_number_stops_and_keeps_what_was_learned():
     with pytest.raises(FloatingPointError, match="the loss is nan in step 13: reset"):
         shot(widget, 0, 12)
     assert torch.equal(widget.model.mean, mean)
+    model = playground().model  # the step of its own
+    widget = playground(lambda: model)
+    mean = model.mean.detach().clone()
+    model.loss = lambda batch: {"loss": (model.mean * math.nan).sum()}
+    for _ in range(2):
+        with pytest.raises(FloatingPointError, match="the loss is nan in step 13: reset"):
+            shot(widget, 0, 12)
+    assert torch.equal(model.mean, mean)
     with pytest.raises(FloatingPointError):
         playground(trainer=lambda model: lambda batch: math.inf)
 
@@ -230,8 +283,14 @@ def test_bad_input_is_named():
         playground(data=torch.zeros(5, 3))
     with pytest.raises(ValueError, match="data: expected finite points"):
         playground(data=torch.full((5, 2), math.nan))
-    with pytest.raises(ValueError, match="every, record: expected at least 1, got every=0"):
-        playground(every=0)
+    for name in ("every", "record", "batch_size"):
+        with pytest.raises(ValueError, match=f"at least 1, got .*{name}=0"):
+            playground(**{name: 0})
+    for extent in (0, -1, math.nan, math.inf):
+        with pytest.raises(ValueError, match=f"extent: expected more than 0, got {extent}"):
+            playground(extent=extent)
+    with pytest.raises(ValueError, match=r"record: the frames take 3\d\d,\d{3} bytes, and"):
+        playground(record=300, every=1)
 
 
 def test_the_still_picture_is_the_last():

@@ -88,6 +88,14 @@ export class PageModel {
 
 let engine;
 const sessions = new Map();
+let last = Promise.resolve();
+
+/** The engine keeps one stack for all its sessions, so that only one request may be under way. */
+function inTurn(work) {
+  const turn = last.then(work);
+  last = turn.catch(() => {});
+  return turn;
+}
 
 function loadEngine() {
   engine ??= (async () => {
@@ -125,13 +133,15 @@ function loadSession(model) {
         loadEngine(),
         address ? fetched(address).then((b) => checked(address, b)) : model.get("page_model").buffer,
       ]);
-      const session = await runtime.InferenceSession.create(new Uint8Array(bytes), {
-        executionProviders: ["wasm"],
-        logSeverityLevel: 4,
-      }).catch((error) => {
+      const session = await inTurn(() =>
+        runtime.InferenceSession.create(new Uint8Array(bytes), {
+          executionProviders: ["wasm"],
+          logSeverityLevel: 4,
+        }),
+      ).catch((error) => {
         throw new Error(`the model${address ? ` in ${address}` : ""} can't be read (${error.message})`);
       });
-      return { runtime, session, last: Promise.resolve() };
+      return { runtime, session };
     })();
     sessions.set(key, loading);
     loading.catch(() => sessions.delete(key));
@@ -147,17 +157,13 @@ export async function answerWithModel(model, content, buffers) {
     if (name !== "decode") throw new Error(`without a kernel there is no ${name}`);
     if (!model.ready)
       model.emit("msg:custom", { kind: "wait", text: "Loading the model …" }, []);
-    const loaded = await loadSession(model);
+    const { runtime, session } = await loadSession(model);
     model.ready = true;
-    const { runtime, session } = loaded;
     const feeds = {};
     session.inputNames.forEach((input, i) => {
       feeds[input] = new runtime.Tensor("float32", new Float32Array(buffers[i]), shapes[i]);
     });
-    // A session runs one request at a time, whichever widget it comes from.
-    const turn = loaded.last.then(() => session.run(feeds));
-    loaded.last = turn.catch(() => {});
-    const output = (await turn)[session.outputNames[0]];
+    const output = (await inTurn(() => session.run(feeds)))[session.outputNames[0]];
     const data = new Float32Array(output.data);
     model.emit("msg:custom", { kind: "answer", id, shape: [...output.dims] }, [data.buffer]);
   } catch (error) {

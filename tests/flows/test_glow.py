@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from gdm_lib.bijections import Permute
+from gdm_lib.bijections import Chain, Flow, Permute, StandardNormal
 from gdm_lib.flows import glow as paper
 from gdm_lib.flows.glow import (
     ActNorm,
@@ -175,6 +175,32 @@ def test_lu_logdet_is_slogdet_and_its_inverse_the_inverse(seed):
     inverse, same = conv.inverse_matrix()
     torch.testing.assert_close(inverse, torch.linalg.inv(weight))
     torch.testing.assert_close(same, logdet)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 8, 13, 16])
+def test_triangular_matrices_are_inverted_by_products_alone(size):
+    lower = torch.randn(size, size, generator=seeded(), dtype=torch.float64).tril(-1)
+    lower = 0.5 * lower + torch.eye(size).double()
+    for triangular in (lower, lower.T):
+        torch.testing.assert_close(paper._unit_inverse(triangular), torch.linalg.inv(triangular))
+
+
+def test_what_a_page_decodes_is_what_torch_decodes():
+    """An exported model has no solver, and must not be for one batch size."""
+    onnx = pytest.importorskip("onnx")
+    from onnx.reference import ReferenceEvaluator
+
+    from gdm_lib.widgets import export
+
+    conv = loud(InvertibleConvLU(6, seeded()), 0.3).eval()
+    model = Flow(Chain(ActNorm(6), conv), StandardNormal((6,))).eval()
+    page = ReferenceEvaluator(onnx.load_from_string(export(model.decode, (6,))))
+    for batch in (1, 2, 5):
+        z = torch.randn(batch, 6, generator=seeded())
+        with torch.no_grad():
+            expected = model.decode(z)
+        shown = torch.from_numpy(page.run(None, {page.input_names[0]: z.numpy()})[0])
+        torch.testing.assert_close(shown, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_lu_form_is_p_l_u_with_unit_lower_and_cannot_be_singular():

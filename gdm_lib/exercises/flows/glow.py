@@ -135,9 +135,10 @@ def mix(answer: Callable[..., Any]) -> None:
 
 
 def direction(answer: Callable[..., Tensor]) -> None:
-    """Check ``direction(z, has)``: the difference of two groups' mean latents.
+    """Check ``direction(z, y)``: the difference of two groups' mean latents.
 
-    ``z`` is ``(N, D)``, ``has`` a boolean ``(N,)``; the result is ``(D,)`` (1807.03039, section 6).
+    ``z`` is ``(N, D)``, ``y`` ``(N,)`` is 1 with the attribute and 0 without; the result is
+    ``(D,)`` (1807.03039, section 6).
 
     Args:
         answer: The reader's function.
@@ -146,8 +147,8 @@ def direction(answer: Callable[..., Tensor]) -> None:
         Wrong: The first fault found.
     """
     z = torch.arange(7 * 3, dtype=torch.float64).mul(1.3).sin().view(7, 3)
-    has = torch.tensor([True, False, False, True, False, False, False])
-    a, b = z[has], z[~has]
+    y = torch.tensor([1, 0, 0, 1, 0, 0, 0])
+    a, b = z[y == 1], z[y == 0]
     want = a.mean(0) - b.mean(0)
     faults = [
         (-want, "the sign is flipped: with the attribute, less without."),
@@ -160,7 +161,7 @@ def direction(answer: Callable[..., Tensor]) -> None:
         (a.mean() - b.mean(), "you average over the dimensions too. Average over the items."),
         (a.median(0).values - b.median(0).values, "these are medians. Take means."),
     ]
-    expect_close(answer(z, has), want, "the direction", faults=faults)
+    expect_close(answer(z, y), want, "the direction", faults=faults)
 
 
 def cooled(answer: Callable[..., Tensor]) -> None:

@@ -108,8 +108,8 @@ def test_mix():
 # -- direction
 
 
-def direction(z, has):
-    return z[has].mean(0) - z[~has].mean(0)
+def direction(z, y):
+    return z[y == 1].mean(0) - z[y == 0].mean(0)
 
 
 def test_direction():
@@ -117,15 +117,15 @@ def test_direction():
         exercises.direction,
         direction,
         {
-            r"sign is flipped": lambda z, h: -direction(z, h),
-            r"subtract sums": lambda z, h: z[h].sum(0) - z[~h].sum(0),
-            r"both sums by N": lambda z, h: (z * (2 * h - 1)[:, None]).mean(0),
-            r"mean with the attribute": lambda z, h: z[h].mean(0),
-            r"mean of all": lambda z, h: z[h].mean(0) - z.mean(0),
-            r"length one": lambda z, h: direction(z, h) / direction(z, h).norm(),
-            r"halved": lambda z, h: 0.5 * direction(z, h),
-            r"over the dimensions too": lambda z, h: z[h].mean() - z[~h].mean(),
-            r"medians": lambda z, h: z[h].median(0).values - z[~h].median(0).values,
+            r"sign is flipped": lambda z, y: -direction(z, y),
+            r"subtract sums": lambda z, y: z[y == 1].sum(0) - z[y == 0].sum(0),
+            r"both sums by N": lambda z, y: (z * (2 * y - 1)[:, None]).mean(0),
+            r"mean with the attribute": lambda z, y: z[y == 1].mean(0),
+            r"mean of all": lambda z, y: z[y == 1].mean(0) - z.mean(0),
+            r"length one": lambda z, y: direction(z, y) / direction(z, y).norm(),
+            r"halved": lambda z, y: 0.5 * direction(z, y),
+            r"over the dimensions too": lambda z, y: z[y == 1].mean() - z[y == 0].mean(),
+            r"medians": lambda z, y: z[y == 1].median(0).values - z[y == 0].median(0).values,
         },
     )
 

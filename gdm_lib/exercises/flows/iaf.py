@@ -102,7 +102,7 @@ def gated_step(answer: Callable[..., Any]) -> None:
 def invert_step(answer: Callable[..., Tensor]) -> None:
     """Check ``invert_step(y, net)``: ``z`` of ``y = m(z) + exp(s(z)) z``, variable by variable.
 
-    ``net`` maps ``(B, D)`` to ``m`` and ``s``, both ``(B, D)``; column ``i`` sees columns before it.
+    ``net`` maps ``(B, D)`` to ``m`` and ``s``, both ``(B, D)``; a column sees those before it.
 
     Args:
         answer: The reader's function.
@@ -220,7 +220,7 @@ def linear_iaf(answer: Callable[..., Any]) -> None:
 
 
 def diagonal_gap(answer: Callable[..., Tensor]) -> None:
-    """Check ``diagonal_gap(cov)``: the least KL(q || N(mu, cov)) of a diagonal Gaussian ``q``, nats.
+    """Check ``diagonal_gap(cov)``: least KL(q || N(mu, cov)) of a diagonal Gaussian ``q``, nats.
 
     Args:
         answer: The reader's function.

@@ -182,10 +182,29 @@ class InvertibleConvLU(InvertibleConv):
     def inverse_matrix(self) -> tuple[Tensor, Tensor]:
         """``W^-1`` by two triangular solves, and ``log |det W|``."""
         lower, upper = self._factors()
+        if torch.compiler.is_exporting():  # ONNX has products of matrices, and no solver
+            diagonal = upper.diagonal()
+            inverse = _unit_inverse(upper / diagonal) / diagonal[:, None]
+            return inverse @ _unit_inverse(lower) @ self.permutation.T, self.log_s.sum()
         half = torch.linalg.solve_triangular(
             lower, self.permutation.T, upper=False, unitriangular=True
         )
         return torch.linalg.solve_triangular(upper, half, upper=True), self.log_s.sum()
+
+
+def _unit_inverse(triangular: Tensor) -> Tensor:
+    """The inverse of a triangular matrix ``I - N`` of unit diagonal, by products alone.
+
+    ``N`` to the power ``c`` is zero, so ``(I + N)(I + N^2)(I + N^4)...`` ends. It is less exact
+    than a solver where ``c`` is large.
+    """
+    eye = torch.eye(len(triangular)).to(triangular)
+    power = eye - triangular
+    inverse = eye + power
+    for _ in range(1, (len(triangular) - 1).bit_length()):
+        power = power @ power
+        inverse = inverse + inverse @ power
+    return inverse
 
 
 # Section 3.3: affine coupling

@@ -50,7 +50,6 @@ def export(function: Callable[..., Tensor], *shapes: Sequence[int]) -> bytes:
     weight = next(model.parameters(), torch.zeros(()))
     # Two items, since torch takes a batch of one for a constant.
     arrays = tuple(torch.zeros((2, *shape), device=weight.device) for shape in shapes)
-    batch = torch.export.Dim("batch")
     quiet = logging.getLogger("torch.onnx"), logging.getLogger("onnxscript")
     levels = [logger.level for logger in quiet]
     try:
@@ -59,11 +58,9 @@ def export(function: Callable[..., Tensor], *shapes: Sequence[int]) -> bytes:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # of torch's exporter, about itself
             program = torch.onnx.export(
-                _Call(function, model),
-                arrays,
+                _traced(_Call(function, model), arrays),
                 input_names=[f"input_{i}" for i in range(len(arrays))],
                 output_names=["output"],
-                dynamic_shapes=(tuple({0: batch} for _ in arrays),),
                 dynamo=True,
                 external_data=False,
                 # The engine folds a batch norm into the weights before it when it loads them; here
@@ -83,6 +80,21 @@ def export(function: Callable[..., Tensor], *shapes: Sequence[int]) -> bytes:
     onnx.checker.check_model(file)
     content: bytes = file.SerializeToString()
     return content
+
+
+def _traced(call: nn.Module, arrays: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
+    """The graph of a call, with a free batch size.
+
+    ``torch.onnx.export`` traces by itself, but where the code asks for ``len(x)`` it falls back,
+    without a word, to a graph for batches of these two items. The slower, strict way of tracing
+    knows what ``len`` is.
+    """
+    batch = torch.export.Dim("batch")
+    shapes = (tuple({0: batch} for _ in arrays),)
+    try:
+        return torch.export.export(call, arrays, dynamic_shapes=shapes, strict=False)
+    except torch._dynamo.exc.UserError:
+        return torch.export.export(call, arrays, dynamic_shapes=shapes, strict=True)
 
 
 def _halve(file: onnx.ModelProto) -> None:  # type: ignore[name-defined]  # noqa: F821

@@ -11,7 +11,9 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from gdm_lib.bijections import Permute
+from gdm_lib import pretrained
+from gdm_lib.bijections import Chain, Flow, Permute, StandardNormal
+from gdm_lib.data import glyphs
 from gdm_lib.flows import glow as paper
 from gdm_lib.flows.glow import (
     ActNorm,
@@ -25,6 +27,7 @@ from gdm_lib.flows.glow import (
     sigmoid,
 )
 from gdm_lib.metrics import bits_per_dim
+from gdm_lib.pretrained.flows import GLYPHS, quantise
 from gdm_lib.protocols import LikelihoodModel
 
 
@@ -175,6 +178,32 @@ def test_lu_logdet_is_slogdet_and_its_inverse_the_inverse(seed):
     inverse, same = conv.inverse_matrix()
     torch.testing.assert_close(inverse, torch.linalg.inv(weight))
     torch.testing.assert_close(same, logdet)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 8, 13, 16])
+def test_triangular_matrices_are_inverted_by_products_alone(size):
+    lower = torch.randn(size, size, generator=seeded(), dtype=torch.float64).tril(-1)
+    lower = 0.5 * lower + torch.eye(size).double()
+    for triangular in (lower, lower.T):
+        torch.testing.assert_close(paper._unit_inverse(triangular), torch.linalg.inv(triangular))
+
+
+def test_what_a_page_decodes_is_what_torch_decodes():
+    """An exported model has no solver, and must not be for one batch size."""
+    onnx = pytest.importorskip("onnx")
+    from onnx.reference import ReferenceEvaluator
+
+    from gdm_lib.widgets import export
+
+    conv = loud(InvertibleConvLU(6, seeded()), 0.3).eval()
+    model = Flow(Chain(ActNorm(6), conv), StandardNormal((6,))).eval()
+    page = ReferenceEvaluator(onnx.load_from_string(export(model.decode, (6,))))
+    for batch in (1, 2, 5):
+        z = torch.randn(batch, 6, generator=seeded())
+        with torch.no_grad():
+            expected = model.decode(z)
+        shown = torch.from_numpy(page.run(None, {page.input_names[0]: z.numpy()})[0])
+        torch.testing.assert_close(shown, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_lu_form_is_p_l_u_with_unit_lower_and_cannot_be_singular():
@@ -344,3 +373,73 @@ def test_a_few_steps_of_training_compress_below_the_uniform_code():
 def test_sizes_that_cannot_be_squeezed_are_refused():
     with pytest.raises(ValueError, match="multiples of 4 for 2 scales, got \\(6, 8\\)"):
         Glow((1, 6, 8))
+
+
+# -- the reference weights
+
+
+@pytest.fixture(scope="module")
+def reference() -> tuple[Glow, torch.Tensor]:
+    """The model, and held-out letters."""
+    x = glyphs.load(0, 2000, **GLYPHS).test.x
+    return pretrained.load("flows/glow_glyphs"), quantise(x)
+
+
+def test_quantised_letters_are_levels():
+    x = quantise(torch.tensor([0.0, 0.03, 0.04, 0.5, 1.0]), 16)
+    torch.testing.assert_close(x * 15, torch.tensor([0.0, 0.0, 1.0, 8.0, 15.0]))
+
+
+def test_reference_weights_measure_what_their_record_says(reference):
+    model, x = reference
+    record = pretrained.record("flows/glow_glyphs")
+    assert record["command"] == "gdm train flows/glow_glyphs"
+    with torch.no_grad():
+        bits = bits_per_dim(model.log_prob(x, generator=seeded()), (1, 16, 16)).mean()
+    assert abs(float(bits) - record["metrics"]["test bits per dimension"]) < 1e-3
+    assert record["bytes"] < pretrained.MAX_BYTES
+
+
+def test_reference_model_finds_letters_likelier_than_what_is_none(reference):
+    model, x = reference
+    with torch.no_grad():
+        told = [
+            model.log_prob(part, generator=seeded()).mean()
+            for part in (x[:200], x[:200].flip(2), torch.zeros(50, 1, 16, 16))
+        ]
+    assert told[0] > told[1] + 50
+    assert told[0] > told[2] + 50
+
+
+def test_directions_of_attributes_move_the_factors_that_they_are_named_after(reference):
+    """Slant by the ink's second moments, which a shear changes by its tangent."""
+    model, x = reference
+    slant = glyphs.load(0, 2000, **GLYPHS).test.factors.slant
+    with torch.no_grad():
+        z = model.encode(x, generator=seeded())
+        direction = z[slant > 7].mean(0) - z[slant < -7].mean(0)
+        moved = [model.decode(z[:300] + a * direction) for a in (-0.5, 0.0, 0.5)]
+
+    def measured(pictures: torch.Tensor) -> torch.Tensor:
+        ink, at = pictures[:, 0] * (pictures[:, 0] > 0.15), torch.arange(16.0)
+        share = ink / ink.sum((1, 2), keepdim=True)
+        dx = at - (share * at).sum((1, 2))[:, None, None]
+        dy = (share * at[:, None]).sum((1, 2))[:, None, None] - at[:, None]
+        return torch.rad2deg(
+            torch.atan((share * dx * dy).sum((1, 2)) / (share * dy * dy).sum((1, 2)))
+        )
+
+    left, still, right = (measured(m).mean() for m in moved)
+    assert torch.equal(moved[1], x[:300])
+    assert left < still - 5
+    assert right > still + 5
+
+
+def test_the_page_gets_the_reference_decoder_in_a_megabyte(reference):
+    pytest.importorskip("onnx")
+    from gdm_lib.widgets import LatentExplorer, export
+
+    model, _ = reference
+    assert len(export(model.decode, (256,))) <= 1_000_000
+    widget = LatentExplorer.samples(model.decode, torch.zeros(2, 256))
+    assert widget.page_weights == "flows/glow_glyphs:decode"

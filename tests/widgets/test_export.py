@@ -45,6 +45,23 @@ def test_weights_that_16_bits_do_not_hold_stay_whole():
         assert np.abs(run(file, x.numpy()) - model(x).numpy()).max() < 1e-5
 
 
+def test_the_batch_stays_free_where_the_model_asks_for_its_length():
+    class Bent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.shift = nn.Parameter(torch.tensor([1.0, -1.0]))
+
+        def forward(self, z):
+            return (z + self.shift).reshape(len(z), 1, 2) + z.new_zeros(len(z))[:, None, None]
+
+    model = Bent()
+    file = export(model, (2,))
+    for batch in (1, 2, 5):
+        z = torch.randn(batch, 2)
+        with torch.no_grad():
+            assert np.abs(run(file, z.numpy()) - model(z).numpy()).max() < 1e-6
+
+
 def test_several_arguments_with_one_free_batch():
     class Truncated(nn.Module):
         def __init__(self):

@@ -33,7 +33,7 @@ from chapters._tools.execute import CELL_TIMEOUT_S, kernel_environment  # noqa: 
 PYTHON = (sys.executable, "-m")
 PYTEST = (*PYTHON, "pytest", "-q", "-rs")
 TWO = ("-n", "2")
-LIMIT_S = 1500  # about three times what the longest takes
+LIMIT_S = 2700  # about three times what the longest takes
 MATHJAX = ROOT / "chapters/_site/node_modules/mathjax"
 
 

@@ -185,7 +185,8 @@ class InvertibleConvLU(InvertibleConv):
         if torch.compiler.is_exporting():  # ONNX has products of matrices, and no solver
             diagonal = upper.diagonal()
             inverse = _unit_inverse(upper / diagonal) / diagonal[:, None]
-            return inverse @ _unit_inverse(lower) @ self.permutation.T, self.log_s.sum()
+            unit = lower + torch.eye(self.features).to(lower)
+            return inverse @ _unit_inverse(unit) @ self.permutation.T, self.log_s.sum()
         half = torch.linalg.solve_triangular(
             lower, self.permutation.T, upper=False, unitriangular=True
         )

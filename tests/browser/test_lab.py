@@ -28,6 +28,12 @@ from tests.browser.widget_page import drive, pictures, settle, wait_for_change
 ROOT = Path(__file__).parents[2]
 CHAPTERS = {
     "vae/vae": "The variational autoencoder",
+    "flows/planar_radial": "Planar and radial flows",
+    "flows/nice": "NICE",
+    "flows/realnvp": "Real NVP",
+    "flows/maf": "MAF, with MADE",
+    "flows/iaf": "IAF",
+    "flows/glow": "Glow",
     "appendix/widgets": "the widgets",
 }
 TARGET_S = 60  # a chapter's budget on two cores

@@ -246,7 +246,8 @@ def bits_per_dim(answer: Callable[..., Tensor]) -> None:
     """Check ``bits_per_dim(log_density, v, levels, alpha)``: bits of the levels, from logits.
 
     ``log_density`` ``(B,)`` is that of ``logit(alpha + (1 - 2 alpha) v)``, in nats; ``v``
-    ``(B, D)`` are dequantised values in [0, 1]. The result has shape ``(B,)`` (1605.08803, section 4.1).
+    ``(B, D)`` are dequantised values in [0, 1]. The result has shape ``(B,)`` (1605.08803,
+    section 4.1).
 
     Args:
         answer: The reader's function.

@@ -61,6 +61,7 @@ CITED = re.compile(
     re.IGNORECASE,
 )
 EXCUSE = re.compile(r"<!--\s*number:\s*\S.*?-->", re.DOTALL)
+EQUATION = re.compile(r"\$\$\s*\(([\w-]+)\)\s*$")
 LINK = re.compile(
     r"(?P<image>!?)\[(?P<text>(?:[^\[\]]|\[[^\]]*\])*)\]\((?P<target>[^()\s]*)[^()]*\)"
 )
@@ -109,6 +110,7 @@ def lint(path: Path, root: Path = pairs.ROOT) -> list[Finding]:
     found += _links(blocks, path)
     found += _images(blocks)
     found += _equations(blocks)
+    found += _labels(blocks, path, root)
     if path in pairs.masters(root):
         found += _notebook(blocks, path, root, _is_paper(path, root))
     if _is_paper(path, root):
@@ -155,7 +157,7 @@ def _equations(blocks: Sequence[Block]) -> Found:
     """JupyterLab numbers every displayed equation, the site those with a label: label all."""
     every = [block for block in walk(blocks) if block.kind == "math"]
     for block in every:
-        if not re.search(r"\$\$\s*\([\w-]+\)\s*$", block.text):
+        if not EQUATION.search(block.text):
             yield block.line, "displayed equation without a label: end it with `$$ (name)`"
     for block in walk(blocks):
         for cited in re.findall(r"#.*\beq\. \((\d+)\)", block.text if block.kind == "cell" else ""):
@@ -302,6 +304,30 @@ def _exercises(blocks: Sequence[Block]) -> Found:
         if not label or label in labels:
             yield block.line, "an exercise needs a `:label:` of its own"
         labels.add(label)
+
+
+def _labelled(blocks: Sequence[Block]) -> Found:
+    """Equations, targets and directives that have a label, each with its line."""
+    for block in walk(blocks):
+        if block.kind == "math" and (match := EQUATION.search(block.text)):
+            yield block.line, match[1]
+        elif block.kind == "label":
+            yield block.line, block.text
+        elif block.kind == "directive" and (label := block.options.get("label")):
+            yield block.line, label
+
+
+def _labels(blocks: Sequence[Block], path: Path, root: Path) -> Found:
+    """The site has one name space for the labels of all chapters."""
+    taken = {
+        label: other.relative_to(root).as_posix()
+        for other in texts(root)
+        if other != path
+        for _, label in _labelled(parse(other.read_text("utf-8")))
+    }
+    for line, label in _labelled(blocks):
+        if label in taken:
+            yield line, f"label '{label}' is taken by {taken[label]}: put the paper's name into it"
 
 
 def _links(blocks: Sequence[Block], path: Path) -> Found:

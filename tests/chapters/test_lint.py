@@ -64,6 +64,22 @@ def test_a_fault_in_the_text_is_found(book, old, new, told):
     assert all(finding.startswith("chapters/vae/vae.md:") for finding in findings)
 
 
+@pytest.mark.parametrize(
+    "there",
+    [
+        "$$\nx = 1\n$$ (loss)\n",
+        "(loss)=\n## A part\n",
+        ":::{prf:theorem} T\n:label: loss\nx\n:::\n",
+    ],
+)
+def test_a_label_of_another_text_is_found(book, there):
+    book.put("chapters/appendix/notation.md", f"# Notation\n\n## Units\n\n{there}")
+    book.put("chapters/appendix/other.md", "# Other\n\n$$\ny = 1\n$$ (free)\n")
+    told = found(book)
+    assert len(told) == 1
+    assert "label 'loss' is taken by chapters/appendix/notation.md" in told[0]
+
+
 def test_a_finding_names_the_line(book):
     book.replace("Nothing to train in this one.", "Fine so far.\nThe gap is 0.42 nats.")
     book.store()

@@ -23,6 +23,7 @@ from typing import Any
 
 from sphinx.application import Sphinx
 from sphinx.config import Config
+from sphinx.environment import BuildEnvironment
 from sphinx.errors import ExtensionError
 
 from chapters._tools import site_widgets
@@ -191,6 +192,15 @@ def keep_attribute_text(
         lines.insert(0, "\\ ")
 
 
+def number_by_chapter(app: Sphinx, env: BuildEnvironment) -> list[str]:
+    """Theorems and exercises start at 1 in each chapter, as in JupyterLab, not once in the book."""
+    for kinds in env.toc_fignumbers.values():
+        for numbers in kinds.values():
+            for place, label in enumerate(sorted(numbers, key=lambda name: numbers[name]), 1):
+                numbers[label] = (place,)
+    return []
+
+
 def drop_icon_script(app: Sphinx, error: Exception | None) -> None:
     """Take the theme's icons from its fonts alone.
 
@@ -209,6 +219,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
         app.connect("config-inited", listener, priority=EARLY)
     app.connect("builder-inited", copy_assets)
     app.connect("source-read", list_modules)
+    app.connect("env-get-updated", number_by_chapter, priority=LATE)
     app.connect("autodoc-process-docstring", keep_attribute_text, priority=EARLY)
     app.connect("html-page-context", publish_widgets, priority=LATE)
     app.connect("build-finished", drop_icon_script)

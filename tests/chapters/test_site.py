@@ -201,3 +201,21 @@ def test_the_reference_has_every_public_module():
     modules = public_modules(gdm_lib)
     assert "gdm_lib.vae.vae" in modules
     assert {f"module-{name}" for name in modules} <= anchors
+
+
+@pytest.mark.parametrize("what", ["equation", "Theorem", "Exercise"])
+def test_numbers_start_anew_in_each_chapter(what):
+    """As in JupyterLab. Code comments cite equations by number."""
+    pattern = (
+        r'class="eqno">\((\d+)\)'
+        if what == "equation"
+        else rf'class="caption-number">{what} (\d+)\s'
+    )
+    counts = {}
+    for master in pairs.masters():
+        page = SITE / master.relative_to(pairs.ROOT).with_suffix(".html")
+        numbers = [int(number) for number in re.findall(pattern, page.read_text("utf-8"))]
+        assert numbers == list(range(1, len(numbers) + 1)), page.name
+        counts[master.stem] = len(numbers)
+    assert counts["vae"] > 0
+    assert counts["glow"] > 0

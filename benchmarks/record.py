@@ -27,6 +27,10 @@ def _processor() -> str:
     return named.group(1) if named else platform.processor() or platform.machine()
 
 
+def _rounded(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def table(results: Sequence[Result]) -> str:
     """A row for each comparison, and where and when they were made."""
     lines = [
@@ -39,11 +43,13 @@ def table(results: Sequence[Result]) -> str:
     ]
     for result in results:
         factor, unit = UNITS[result.unit]
-        ours, theirs = (f"{factor * value:.3g} {unit}" for value in (result.ours_s, result.peer_s))
+        ours, theirs = (
+            f"{_rounded(factor * value)} {unit}" for value in (result.ours_s, result.peer_s)
+        )
+        beside = f"{result.peer} {result.peer_version}".strip()
         ratio = f"{result.ratio:.2f}" if result.ok else f"**{result.ratio:.2f}**"
         lines.append(
-            f"| `{result.name}` | {ours} | {result.peer} {result.peer_version} | {theirs} | "
-            f"{ratio} | ≥ {result.target:g} |"
+            f"| `{result.name}` | {ours} | {beside} | {theirs} | {ratio} | ≥ {result.target:g} |"
         )
     return "\n".join(lines)
 

@@ -224,9 +224,10 @@ def sequential(
     counts = [torch.bincount(degree, minlength=net.dim + 1) for degree in degrees]
     upto = [count.cumsum(0).tolist() for count in counts]  # units of a degree of at most d
     *hidden, top = (cast(nn.Linear, layer) for layer in net.layers)
-    rows = [layer.weight[sort[i + 1]][:, sort[i]] for i, layer in enumerate(hidden)]
+    rows = [layer.weight[sort[i + 1][:, None], sort[i]] for i, layer in enumerate(hidden)]
     biases = [layer.bias[sort[i + 1], None] for i, layer in enumerate(hidden)]
-    top_rows = top.weight.unflatten(0, (net.params, net.dim))[:, sort[0]][:, :, sort[-1]].unbind(1)
+    by_variable = top.weight.unflatten(0, (net.params, net.dim))
+    top_rows = by_variable[:, sort[0][:, None], sort[-1]].unbind(1)
     top_bias = top.bias.view(net.params, net.dim)[:, sort[0], None]
     if context is not None:
         shift = net.from_context(context).T

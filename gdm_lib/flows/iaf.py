@@ -77,7 +77,7 @@ class AutoregressiveStep(nn.Module):
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """``(B, D)`` -> ``(B, D)``, ``(B,)`` (algorithm 1)."""
         log_scale, shift = self.update(*self.net(x, context).unbind(1))
-        return log_scale.exp() * x + shift, log_scale.sum(1)
+        return torch.addcmul(shift, log_scale.exp(), x), log_scale.sum(1)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Variable by variable: the parameters of each need those before it.
@@ -91,7 +91,7 @@ class AutoregressiveStep(nn.Module):
         def rule(params: Tensor, i: int) -> Tensor:
             log_scale, shift = self.update(*params.unbind(1))
             log_scales.append(log_scale)
-            return (columns[i] - shift) * (-log_scale).exp()
+            return (columns[i] - shift) / log_scale.exp()
 
         solve = sequential_naive if torch.is_grad_enabled() else sequential
         x = solve(self.net, rule, z, context)

@@ -48,7 +48,8 @@ def exp_scale(mu: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
     An ``iaf.Update``: the ``forward`` of an ``AutoregressiveStep`` with it maps data to noise. The
     same step with the same weights, read as noise to data, is an IAF (section 3.2).
     """
-    return -alpha, -mu * (-alpha).exp()
+    log_scale = -alpha
+    return log_scale, -mu * log_scale.exp()
 
 
 def _layers(

@@ -230,7 +230,7 @@ def _zero_conv(channels_in: int, channels_out: int) -> nn.Conv2d:
 
 
 class ConvNet(nn.Sequential):
-    """``NN()`` of table 1: convolutions 3x3, 1x1 and 3x3, the last of zeros (section 4)."""
+    """``NN()`` of table 1: convolutions 3x3, 1x1 and 3x3 (section 5), the last of zeros."""
 
     def __init__(self, channels_in: int, hidden: int, channels_out: int) -> None:
         super().__init__(

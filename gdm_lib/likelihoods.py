@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Bernoulli", "Categorical", "Gaussian", "IsotropicGaussian"]
+__all__ = ["Bernoulli", "Categorical", "Gaussian", "IsotropicGaussian", "check_levels"]
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -26,6 +26,29 @@ def _check_shapes(params: Tensor, expected: tuple[int, ...], x: Tensor) -> None:
             f"params must have shape {tuple(expected)} for x of shape {tuple(x.shape)}, "
             f"got {tuple(params.shape)}; give the network the output shape that "
             "params_shape(data_shape) names"
+        )
+
+
+def check_levels(name: str, values: Tensor, levels: int) -> None:
+    """Refuse what isn't int64 levels from 0 to ``levels - 1``.
+
+    Args:
+        name: what the caller calls them.
+        values: of any shape.
+        levels: how many values an entry can take.
+
+    Raises:
+        ValueError: names the argument, what was expected, what came and what to do.
+    """
+    if values.dtype != torch.int64:
+        raise ValueError(
+            f"{name} must hold int64 levels 0 to {levels - 1}, got {values.dtype}; "
+            "for grey values in [0, 1] take (x * (levels - 1)).round().long()"
+        )
+    if values.numel() and not 0 <= int(values.min()) <= int(values.max()) < levels:
+        raise ValueError(
+            f"{name} must hold levels 0 to {levels - 1}, got {int(values.min())} to "
+            f"{int(values.max())}"
         )
 
 
@@ -192,15 +215,7 @@ class Categorical(nn.Module):
             ValueError: the shapes don't fit, ``x`` isn't int64, or a level is out of range.
         """
         _check_shapes(params, (x.shape[0], self.levels, *x.shape[1:]), x)
-        if x.dtype != torch.int64:
-            raise ValueError(
-                f"x must hold int64 levels 0 to {self.levels - 1}, got {x.dtype}; "
-                "for grey values in [0, 1] take (x * (levels - 1)).round().long()"
-            )
-        if x.numel() and not 0 <= int(x.min()) <= int(x.max()) < self.levels:
-            raise ValueError(
-                f"x must hold levels 0 to {self.levels - 1}, got {int(x.min())} to {int(x.max())}"
-            )
+        check_levels("x", x, self.levels)
         return -_sum_item(F.cross_entropy(params, x, reduction="none"))
 
     def sample(self, params: Tensor, *, generator: torch.Generator | None = None) -> Tensor:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-__all__ = ["mlp"]
+__all__ = ["ClassEmbedding", "mlp"]
 
 
 def mlp(sizes: Sequence[int], activation: Callable[[], nn.Module] = nn.Tanh) -> nn.Sequential:
@@ -30,3 +31,32 @@ def mlp(sizes: Sequence[int], activation: Callable[[], nn.Module] = nn.Tanh) -> 
         layers += [activation()] if i else []
         layers.append(nn.Linear(width_in, width_out))
     return nn.Sequential(*layers)
+
+
+class ClassEmbedding(nn.Embedding):
+    """A learned vector for each class.
+
+    Args:
+        classes: how many there are.
+        features: length of a vector.
+    """
+
+    def __init__(self, classes: int, features: int) -> None:
+        super().__init__(classes, features)
+
+    def forward(self, y: Tensor) -> Tensor:
+        """int64 labels ``(B,)`` -> ``(B, features)``.
+
+        Raises:
+            ValueError: not a vector, another dtype than int64, or a label out of range.
+        """
+        if y.ndim != 1 or y.dtype != torch.int64:
+            raise ValueError(
+                f"y must be int64 labels of shape (B,), got {y.dtype} of shape {tuple(y.shape)}"
+            )
+        if y.numel() and not 0 <= int(y.min()) <= int(y.max()) < self.num_embeddings:
+            raise ValueError(
+                f"y must hold labels 0 to {self.num_embeddings - 1}, got {int(y.min())} to "
+                f"{int(y.max())}"
+            )
+        return super().forward(y)

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from itertools import product
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -35,14 +35,18 @@ from gdm_lib.protocols import Likelihood
 
 __all__ = [
     "Autoregressive",
+    "ConvolutionStep",
     "MaskedConv2d",
+    "NetworkStep",
     "PixelCNN",
     "PixelModel",
+    "PixelNetwork",
     "PixelStep",
     "Place",
     "ResidualBlock",
     "Rule",
     "colours",
+    "evaluating",
     "one_pixel",
 ]
 
@@ -53,7 +57,7 @@ ARXIV = "1601.06759"
 # Section 2: a product of conditionals
 
 Place = tuple[int, ...]
-"""Where a conditional stands: it is of ``x[..., *place]``."""
+"""Where a conditional stands: it is that of ``x[..., *place]``."""
 
 Rule = Callable[[Tensor, Place], Tensor]
 """``(parameters (n, P) of one conditional, its place) -> values for that place``, of the shape of
@@ -109,7 +113,8 @@ class Autoregressive(nn.Module):
         """What ``generate`` computes, by a whole pass for each place."""
         x = self.blank(n)
         for place in self.places(self.data_shape):
-            x[..., *place] = rule(self(x, y)[..., *place], place)
+            at: Any = (..., *place)
+            x[at] = rule(self(x, y)[at], place)
         return x
 
     def log_prob(self, x: Tensor, y: Tensor | None = None) -> Tensor:
@@ -117,7 +122,7 @@ class Autoregressive(nn.Module):
         return self.likelihood.log_prob(self(x, y), x)
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
-        """Negative log-likelihood, ``loss`` in nats per item and beside it in bits per dimension."""
+        """Negative log-likelihood: ``loss`` in nats per item, beside it bits per dimension."""
         nats = -self.log_prob(x, y).mean()
         bits = nats.detach() / (x[0].numel() * math.log(2))
         return {"loss": nats, "bits_per_dim": bits}
@@ -159,7 +164,8 @@ class Autoregressive(nn.Module):
 
         def draw(params: Tensor, place: Place) -> Tensor:
             drawn = self.likelihood.sample(params, generator=generator)
-            return torch.where(known[..., *place], x[..., *place], drawn)
+            at: Any = (..., *place)
+            return torch.where(known[at], x[at], drawn)
 
         with evaluating(self):
             return self.generate(draw, len(x), y)
@@ -168,6 +174,11 @@ class Autoregressive(nn.Module):
         """``n`` items of zeros."""
         device = next(self.parameters()).device
         return torch.zeros(n, *self.data_shape, dtype=torch.int64, device=device)
+
+    def scaled(self, x: Tensor) -> Tensor:
+        """Levels to ``[-1, 1]``, which the networks take in, in the dtype of the weights."""
+        dtype = next(self.parameters()).dtype
+        return x.to(dtype) * (2 / (self.levels - 1)) - 1
 
     def check(self, x: Tensor) -> None:
         """Refuse what isn't a batch of items.
@@ -222,11 +233,6 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         model.train(was)
 
 
-def scaled(x: Tensor, levels: int, like: Tensor) -> Tensor:
-    """Levels to ``[-1, 1]``, which the networks take in, of the dtype of ``like``."""
-    return x.to(like.dtype) * (2 / (levels - 1)) - 1
-
-
 # Section 3.4: masked convolutions
 
 
@@ -277,7 +283,7 @@ class MaskedConv2d(nn.Conv2d):
 
     def step(self, n: int, width: int) -> PixelStep:
         """The same, pixel by pixel."""
-        return _ConvolutionStep(self, n, width)
+        return ConvolutionStep(self, n, width)
 
 
 # Section 3.5 (figure 5, left): residual blocks
@@ -308,13 +314,76 @@ class ResidualBlock(nn.Module):
 
 
 class PixelModel(Autoregressive):
+    """Images whose conditionals are a softmax for each colour of each pixel.
+
+    A subclass has ``features`` and ``pixel``.
+
+    Args:
+        data_shape: ``(C, H, W)``.
+        levels: 256 as in the paper, or fewer.
+        context_dim: see ``Autoregressive``.
+        embed: see ``Autoregressive``.
+    """
+
+    def __init__(
+        self,
+        data_shape: Sequence[int],
+        levels: int = 256,
+        *,
+        context_dim: int = 0,
+        embed: nn.Module | None = None,
+    ) -> None:
+        likelihood = Categorical(levels)
+        super().__init__(data_shape, likelihood, levels, context_dim=context_dim, embed=embed)
+        if len(self.data_shape) != 3:
+            raise ValueError(f"data_shape must be (C, H, W), got {self.data_shape}")
+
+    def features(self, image: Tensor, context: Tensor | None = None) -> Tensor:
+        """The network: an image in [-1, 1], ``(B, C, H, W)``, to logits ``(B, C * levels, H, W)``.
+
+        ``context`` is as the method ``context`` returns it.
+        """
+        raise NotImplementedError
+
+    def pixel(self, n: int, context: Tensor | None = None) -> PixelStep:
+        """The network for one pixel of ``n`` images at a time."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """Logits: levels ``(B, C, H, W)`` -> ``(B, levels, C, H, W)``."""
+        self.check(x)
+        logits = self.features(self.scaled(x), self.context(y, len(x)))
+        return logits.unflatten(1, (self.data_shape[0], self.levels)).transpose(1, 2)
+
+    def places(self, shape: Sequence[int]) -> Iterator[Place]:
+        """Row by row, pixel by pixel, colour by colour: ``(c, i, j)``."""
+        count, height, width = shape
+        return ((c, i, j) for i, j, c in product(range(height), range(width), range(count)))
+
+    @torch.no_grad()
+    def generate(self, rule: Rule, n: int, y: Tensor | None = None) -> Tensor:
+        """See ``Autoregressive``. Each layer keeps the features of the rows that it looks at."""
+        count, height, width = self.data_shape
+        x, step = self.blank(n), self.pixel(n, self.context(y, n))
+        for i in range(height):
+            step.next_row()
+            for j in range(width):
+                step.at(j)
+                for c in range(count):
+                    logits = step(self.scaled(x[:, :, i, j])).unflatten(1, (count, self.levels))
+                    x[:, c, i, j] = rule(logits[:, c], (c, i, j))
+                step.put(self.scaled(x[:, :, i, j]))
+        return x
+
+
+class PixelNetwork(PixelModel):
     """The frame of table 1: a convolution with mask A, residual layers, two 1x1 convolutions with
-    mask B, each behind a ReLU, and a softmax for each colour of each pixel.
+    mask B, each behind a ReLU, and the softmax.
 
     Args:
         data_shape: ``(C, H, W)``.
         layers: each maps ``2h`` features to ``2h`` and looks no further than mask B does.
-        levels: 256 as in the paper, or fewer.
+        levels: see ``PixelModel``.
         h: half the features of the stream; the paper's is 128 for CIFAR-10, 16 for MNIST.
         head: features between the last two convolutions; the paper's is 1024 for CIFAR-10.
         kernel: side of the first convolution's kernel; the paper's is 7.
@@ -330,66 +399,37 @@ class PixelModel(Autoregressive):
         head: int = 1024,
         kernel: int = 7,
     ) -> None:
-        super().__init__(data_shape, Categorical(levels), levels)
-        if len(self.data_shape) != 3:
-            raise ValueError(f"data_shape must be (C, H, W), got {self.data_shape}")
+        super().__init__(data_shape, levels)
         count = self.data_shape[0]
         outer, top = colours(2 * h, count), colours(head, count)
-        self.first = MaskedConv2d(colours(count, count), outer, (kernel, kernel), strict=True)
-        self.layers = nn.Sequential(*layers)
-        self.head = nn.Sequential(
+        self.net = nn.Sequential(
+            MaskedConv2d(colours(count, count), outer, (kernel, kernel), strict=True),
+            *layers,
             nn.ReLU(),
             MaskedConv2d(outer, top, (1, 1)),
             nn.ReLU(),
             MaskedConv2d(top, colours(count * levels, count), (1, 1)),
         )
 
-    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """Logits: levels ``(B, C, H, W)`` -> ``(B, levels, C, H, W)``."""
-        self.check(x)
-        self.context(y, len(x))
-        features = self.first(scaled(x, self.levels, self.first.weight))
-        logits = self.head(self.layers(features))
-        return logits.unflatten(1, (self.data_shape[0], self.levels)).transpose(1, 2)
+    def features(self, image: Tensor, context: Tensor | None = None) -> Tensor:
+        """See ``PixelModel``."""
+        return self.net(image)
 
-    def places(self, shape: Sequence[int]) -> Iterator[Place]:
-        """Row by row, pixel by pixel, colour by colour: ``(c, i, j)``."""
-        count, height, width = shape
-        return ((c, i, j) for i, j, c in product(range(height), range(width), range(count)))
-
-    @torch.no_grad()
-    def generate(self, rule: Rule, n: int, y: Tensor | None = None) -> Tensor:
-        """See ``Autoregressive``. Each layer keeps the features of the rows that it looks at."""
-        self.context(y, n)
-        count, height, width = self.data_shape
-        x, steps = self.blank(n), list[PixelStep]()
-        first, layers, head = (
-            one_pixel(part, n, width, steps) for part in (self.first, self.layers, self.head)
-        )
-        for i in range(height):
-            for step in steps:
-                step.next_row()
-            for j in range(width):
-                for step in steps:
-                    step.column = j
-                for c in range(count):
-                    pixel = scaled(x[:, :, i, j], self.levels, self.first.weight)
-                    logits = head(layers(first(pixel))).unflatten(1, (count, self.levels))
-                    x[:, c, i, j] = rule(logits[:, c], (c, i, j))
-                cast(_ConvolutionStep, first).put(scaled(x[:, :, i, j], self.levels, pixel))
-        return x
+    def pixel(self, n: int, context: Tensor | None = None) -> PixelStep:
+        """See ``PixelModel``."""
+        return NetworkStep(self.net, n, self.data_shape[2])
 
 
-class PixelCNN(PixelModel):
+class PixelCNN(PixelNetwork):
     """PixelCNN: the layers are convolutional.
 
     Args:
         data_shape: ``(C, H, W)``.
         levels: see ``PixelModel``.
-        h: see ``PixelModel``.
+        h: see ``PixelNetwork``.
         layers: residual blocks; the paper has 15 for CIFAR-10.
-        head: see ``PixelModel``.
-        kernel: see ``PixelModel``.
+        head: see ``PixelNetwork``.
+        kernel: see ``PixelNetwork``.
     """
 
     def __init__(
@@ -410,23 +450,33 @@ class PixelCNN(PixelModel):
 
 
 class PixelStep(nn.Module):
-    """A layer at one pixel: takes that pixel's features, and remembers those of pixels before it.
+    """A layer at one pixel of a row: takes its features, and remembers those of pixels before it.
 
-    ``column`` says which pixel it is, ``next_row`` that another row begins.
+    ``next_row`` begins a row, ``at`` goes to a column. A pixel may be visited several times; what
+    ``put`` says of it last is what pixels after it see.
     """
 
     column: int = 0
 
     def next_row(self) -> None:
-        """Make ready for the next row; what the finished ones contribute is final."""
+        """Make ready for the next row, or the first; what finished rows contribute is final."""
+
+    def at(self, column: int) -> None:
+        """Go to that pixel of the row."""
+        self.column = column
+
+    def put(self, features: Tensor) -> None:
+        """Let the pixel have these features, ``(n, in)``."""
+        raise NotImplementedError
 
     def forward(self, features: Tensor) -> Tensor:
-        """``(n, in)`` at the pixel -> ``(n, out)`` there."""
+        """``put``, and the layer's output there: ``(n, in)`` -> ``(n, out)``."""
         raise NotImplementedError
 
 
-class _ConvolutionStep(PixelStep):
-    """Rows above add to all pixels of a row at once; the rest is one matrix product a pixel."""
+class ConvolutionStep(PixelStep):
+    """A masked convolution: the rows above add to all pixels of a row at once, ``from_above``
+    ``(W, n, out)``; the rest is one matrix product a pixel."""
 
     def __init__(self, conv: MaskedConv2d, n: int, width: int) -> None:
         super().__init__()
@@ -435,40 +485,62 @@ class _ConvolutionStep(PixelStep):
         self.weight_above = weight[:, :, :-1]
         self.weight = weight[:, :, -1, : conv.left + 1].permute(2, 1, 0).flatten(0, 1).contiguous()
         self.rows = weight.new_zeros(n, weight.shape[1], conv.above, width)
+        # A pixel's features lie beside its neighbours', so that what it sees is one slice.
         self.row = weight.new_zeros(n, conv.left + width, weight.shape[1])
         self.from_above = self.bias.expand(width, n, -1)
-        self.started = False
+        self.begun = False
+
+    def finished(self) -> Tensor:
+        """The row as it stands, ``(n, in, 1, W)``."""
+        return self.row[:, self.left :].transpose(1, 2)[:, :, None]
 
     def next_row(self) -> None:
-        if self.started and self.rows.shape[2]:
-            last = self.row[:, self.left :].transpose(1, 2)
-            self.rows = torch.cat([self.rows[:, :, 1:], last[:, :, None]], 2)
+        if self.begun and self.rows.shape[2]:
+            self.rows = torch.cat([self.rows[:, :, 1:], self.finished()], 2)
             padded = F.pad(self.rows, (self.left, self.right))
             above = F.conv2d(padded, self.weight_above, self.bias)
             self.from_above = above[:, :, 0].permute(2, 0, 1).contiguous()
-        self.started = True
+        self.begun = True
 
     def put(self, features: Tensor) -> None:
-        """Let the pixel have these features from now on."""
         self.row[:, self.column + self.left] = features
 
     def forward(self, features: Tensor) -> Tensor:
-        if not self.left:
-            return torch.addmm(self.from_above[self.column], features, self.weight)
-        self.put(features)
-        seen = self.row[:, self.column : self.column + self.left + 1].flatten(1)
-        return torch.addmm(self.from_above[self.column], seen, self.weight)
+        if self.left:
+            self.put(features)
+            features = self.row[:, self.column : self.column + self.left + 1].flatten(1)
+        return torch.addmm(self.from_above[self.column], features, self.weight)
+
+
+class NetworkStep(PixelStep):
+    """A network at one pixel: the same modules, but what has a method ``step`` (such as
+    ``MaskedConv2d``) is replaced by what that returns. All others must act on features alone, so
+    that they run on ``(n, features)`` as on ``(n, features, H, W)``. The first has a ``step``."""
+
+    def __init__(self, net: nn.Module, n: int, width: int) -> None:
+        super().__init__()
+        self.steps = list[PixelStep]()
+        self.net = one_pixel(net, n, width, self.steps)
+
+    def next_row(self) -> None:
+        for step in self.steps:
+            step.next_row()
+
+    def at(self, column: int) -> None:
+        for step in self.steps:
+            step.at(column)
+
+    def put(self, features: Tensor) -> None:
+        self.steps[0].put(features)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.net(features)
 
 
 def one_pixel(module: nn.Module, n: int, width: int, steps: list[PixelStep]) -> nn.Module:
-    """The same network for one pixel of ``n`` images at a time.
-
-    What has a method ``step`` (see ``MaskedConv2d``) is replaced by what that returns, which is
-    added to ``steps``; all else must act on features alone, so that it runs on ``(n, features)`` as
-    well as on ``(n, features, H, W)``.
-    """
-    if hasattr(module, "step"):
-        steps.append(module.step(n, width))
+    """The twin of a module that ``NetworkStep`` speaks of; its steps are added to ``steps``."""
+    if callable(make := getattr(module, "step", None)):
+        steps.append(make(n, width))
         return steps[-1]
     twin = copy(module)
     twin._modules = {

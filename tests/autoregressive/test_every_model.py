@@ -1,0 +1,316 @@
+"""What every autoregressive model must be, whatever its network: one test for all."""
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gdm_lib.autoregressive.gated_pixelcnn import GatedPixelCNN
+from gdm_lib.autoregressive.pixelcnn import Autoregressive, PixelCNN
+from gdm_lib.autoregressive.pixelrnn import DiagonalBiLSTM, PixelRNN, RowLSTM
+from gdm_lib.nn import ClassEmbedding
+from gdm_lib.protocols import LikelihoodModel
+
+Pixel = tuple[int, int]
+Seen = Callable[[Pixel, Pixel], tuple[set[Pixel], set[Pixel]]]
+"""``(a pixel, size of the image) -> `` pixels of which it sees all colours, and pixels whose
+features it sees behind mask A: all their colours but the last."""
+
+
+def conditional(classes: int) -> dict[str, Any]:
+    return {"context_dim": 5, "embed": ClassEmbedding(classes, 5)} if classes else {}
+
+
+# -- which pixels each network claims to see: sets of pixels, followed back through its layers
+
+
+def inside(pixels: set[Pixel], size: Pixel) -> set[Pixel]:
+    return {(i, j) for i, j in pixels if 0 <= i < size[0] and 0 <= j < size[1]}
+
+
+def masked(pixels: set[Pixel], size: Pixel, kernel: tuple[int, int], strict: bool) -> set[Pixel]:
+    """What a masked convolution sees at these pixels."""
+    up, side = kernel[0] // 2, kernel[1] // 2
+    above = itertools.product(range(-up, 0), range(-side, side + 1))
+    offsets = [*above, *((0, dj) for dj in range(-side, 0 if strict else 1))]
+    return inside({(i + a, j + b) for i, j in pixels for a, b in offsets}, size)
+
+
+def pixelcnn_sees(pixel: Pixel, size: Pixel) -> tuple[set[Pixel], set[Pixel]]:
+    seen = {pixel}
+    for _ in range(2):
+        seen |= masked(seen, size, (3, 3), strict=False)
+    return masked(seen, size, (3, 3), strict=True), seen
+
+
+def row_lstm_sees(pixel: Pixel, size: Pixel) -> tuple[set[Pixel], set[Pixel]]:
+    seen = {pixel}
+    for _ in range(2):
+        states = set(seen)
+        for _ in range(size[0]):  # a state sees three states of the row above
+            states |= inside({(i - 1, j + b) for i, j in states for b in (-1, 0, 1)}, size)
+        seen |= masked(states, size, (1, 3), strict=False)
+    return masked(seen, size, (3, 3), strict=True), seen
+
+
+def diagonal_bilstm_sees(pixel: Pixel, size: Pixel) -> tuple[set[Pixel], set[Pixel]]:
+    i, j = pixel
+    states = {
+        (a, b)
+        for a, b in itertools.product(*map(range, size))
+        if (a <= i and b <= j) or (a <= i - 1 and b >= j)  # the right map is one row down
+    }
+    return masked(states, size, (3, 3), strict=True), states
+
+
+def gated_sees(pixel: Pixel, size: Pixel) -> tuple[set[Pixel], set[Pixel]]:
+    right, down = {pixel}, set[Pixel]()
+    for _ in range(2):
+        down |= right
+        rows = itertools.product((-1, 0), (-1, 0, 1))
+        offsets = list(rows)
+        down = inside({(i + a, j + b) for i, j in down for a, b in offsets}, size)
+        right |= masked(right, size, (1, 3), strict=False)
+    down |= right
+    above = {(i - 1, j + b) for i, j in down for b in (-1, 0, 1)}
+    return inside(above, size) | masked(right, size, (1, 3), strict=True), right
+
+
+def all_before(pixel: Pixel, size: Pixel) -> set[Pixel]:
+    return {other for other in itertools.product(*map(range, size)) if other < pixel}
+
+
+@dataclass(frozen=True)
+class Images:
+    """A model of images: how to make it, and what it claims."""
+
+    build: Callable[..., Autoregressive]
+    sees: Seen
+    colours: bool = True
+    """Whether the colours of a pixel come one after the other."""
+    classes: bool = False
+    """Whether it can be conditioned on a class."""
+
+
+SMALL = {"h": 12, "layers": 2, "head": 18, "kernel": 3}
+IMAGES = {
+    "pixelcnn": Images(
+        lambda shape, levels, classes=0: PixelCNN(shape, levels=levels, **SMALL), pixelcnn_sees
+    ),
+    "row_lstm": Images(
+        lambda shape, levels, classes=0: PixelRNN(shape, levels=levels, lstm=RowLSTM, **SMALL),
+        row_lstm_sees,
+    ),
+    "diagonal_bilstm": Images(
+        lambda shape, levels, classes=0: PixelRNN(
+            shape, levels=levels, lstm=DiagonalBiLSTM, **SMALL
+        ),
+        diagonal_bilstm_sees,
+    ),
+    "gated_pixelcnn": Images(
+        lambda shape, levels, classes=0: GatedPixelCNN(
+            shape, levels=levels, p=12, layers=2, first_kernel=3, **conditional(classes)
+        ),
+        gated_sees,
+        classes=True,
+    ),
+}
+ALL = pytest.mark.parametrize("name", IMAGES)
+WITH_CLASSES = [(name, n) for name, case in IMAGES.items() for n in (0, 3) if case.classes or not n]
+CONDITIONAL = pytest.mark.parametrize("name", [k for k, v in IMAGES.items() if v.classes])
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def loud(module: nn.Module) -> nn.Module:
+    """Random weights, large enough that a leak shows, in double precision."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        for p in module.parameters():
+            nn.init.normal_(p, std=1 / math.sqrt(max(1, p[0].numel())) if p.ndim > 1 else 0.3)
+    return module.double().eval()
+
+
+def built(name: str, shape: tuple[int, ...], levels: int, classes: int = 0) -> Autoregressive:
+    return loud(IMAGES[name].build(shape, levels, classes))
+
+
+def every(shape: tuple[int, ...], levels: int) -> Tensor:
+    """All items of that shape."""
+    return torch.cartesian_prod(*[torch.arange(levels)] * math.prod(shape)).view(-1, *shape)
+
+
+@ALL
+def test_keeps_the_contract(name):
+    model = IMAGES[name].build((1, 3, 3), 2)
+    assert isinstance(model, LikelihoodModel)
+    assert model.bound is False
+    assert model.sample(2, generator=seeded()).shape == (2, 1, 3, 3)
+    x = torch.randint(2, (2, 1, 3, 3), generator=seeded())
+    terms = model.loss(x)
+    assert torch.allclose(terms["loss"], -model.log_prob(x).mean())
+    assert torch.allclose(terms["bits_per_dim"] * 9 * math.log(2), terms["loss"])
+
+
+@pytest.mark.parametrize(("shape", "levels"), [((1, 3, 3), 2), ((3, 1, 2), 3)])
+@pytest.mark.parametrize(("name", "classes"), WITH_CLASSES)
+def test_probabilities_sum_to_one(name, shape, levels, classes):
+    model, x = built(name, shape, levels, classes), every(shape, levels)
+    y = torch.ones(len(x), dtype=torch.int64) if classes else None
+    with torch.no_grad():
+        log_p = model.log_prob(x, y)
+    assert log_p.std() > 0.1, "a uniform model would pass"
+    assert log_p.exp().sum().item() == pytest.approx(1, abs=1e-10)
+
+
+def slopes(model: Autoregressive, shape: tuple[int, ...]) -> dict[tuple[int, ...], Tensor]:
+    """For each place, how far its parameters lean on each entry of the image."""
+    image = torch.rand(6, *shape, generator=seeded(), dtype=torch.float64).requires_grad_()
+    out = model.features(image)
+    if out.shape[1] == shape[0] * model.levels:
+        out = out.unflatten(1, (shape[0], model.levels)).transpose(1, 2)
+    weights = torch.rand(out.shape[1], generator=seeded(1), dtype=torch.float64)
+    found = {}
+    for place in model.places(shape):
+        of_place = out[(..., *place)]
+        (slope,) = torch.autograd.grad((of_place @ weights).sum(), image, retain_graph=True)
+        found[place] = slope.abs().sum(0)
+    return found
+
+
+@ALL
+@pytest.mark.parametrize("shape", [(1, 6, 5), (3, 3, 4)])
+def test_gradient_is_zero_from_its_own_place_on_and_reaches_all_it_claims(name, shape):
+    case = IMAGES[name]
+    for place, slope in slopes(built(name, shape, 3), shape).items():
+        pixel = place[-2:]
+        claimed = torch.zeros(shape, dtype=torch.bool)
+        fully, but_the_last = case.sees(pixel, shape[1:])
+        for i, j in but_the_last - {pixel}:
+            claimed[:-1, i, j] = True
+        for i, j in fully:
+            claimed[:, i, j] = True
+        if case.colours:
+            claimed[(slice(place[0]), *pixel)] = True  # colours before its own
+        assert (slope[~claimed] == 0).all(), f"{place} sees what it must not"
+        assert (slope[claimed] > 0).all(), f"{place} is blind where it should see"
+
+
+@ALL
+def test_no_claim_goes_beyond_the_past(name):
+    size = (6, 5)
+    for pixel in itertools.product(*map(range, size)):
+        fully, but_the_last = IMAGES[name].sees(pixel, size)
+        assert fully | but_the_last <= all_before(pixel, size) | {pixel}
+        assert pixel not in fully
+
+
+class Recorder:
+    """A rule that draws, and remembers the parameters it saw."""
+
+    def __init__(self, model: Autoregressive) -> None:
+        self.model, self.generator = model, seeded(3)
+        self.params: list[Tensor] = []
+        self.places: list[tuple[int, ...]] = []
+
+    def __call__(self, params: Tensor, place: tuple[int, ...]) -> Tensor:
+        self.params.append(params.clone())
+        self.places.append(place)
+        return self.model.likelihood.sample(params, generator=self.generator)
+
+
+@pytest.mark.parametrize("shape", [(1, 6, 5), (3, 3, 4)])
+@pytest.mark.parametrize(("name", "classes"), WITH_CLASSES)
+def test_the_cached_sampler_is_the_naive_one_at_every_step(name, shape, classes):
+    model = built(name, shape, 4, classes).float()
+    y = torch.tensor([0, 2, 1]) if classes else None
+    naive, cached = Recorder(model), Recorder(model)
+    expected = model.generate_naive(naive, 3, y)
+    assert torch.equal(model.generate(cached, 3, y), expected)
+    assert cached.places == naive.places == list(model.places(shape))
+    for a, b in zip(naive.params, cached.params, strict=True):
+        torch.testing.assert_close(b, a, rtol=0, atol=1e-5)
+    # What the sampler saw is what the density is made of.
+    with torch.no_grad():
+        whole = model(expected, y)
+    for place, params in zip(cached.places, cached.params, strict=True):
+        torch.testing.assert_close(params, whole[(..., *place)], rtol=0, atol=1e-5)
+
+
+@ALL
+def test_samples_have_the_probabilities_that_the_density_says(name):
+    model = built(name, (1, 2, 2), 2)
+    n = 20_000
+    codes = model.sample(n, generator=seeded(7)).flatten(1) @ torch.tensor([8, 4, 2, 1])
+    counts = torch.bincount(codes, minlength=16)
+    with torch.no_grad():
+        expected = n * model.log_prob(every((1, 2, 2), 2)).exp()
+    chi2 = ((counts - expected).square() / expected).sum()
+    assert chi2 < 45, "beyond 1 in 10,000 for 15 degrees of freedom"
+
+
+@ALL
+def test_completion_keeps_what_is_known_and_draws_the_rest(name):
+    model = built(name, (1, 4, 3), 4)
+    x = torch.randint(4, (5, 1, 4, 3), generator=seeded())
+    known = torch.zeros(1, 4, 3, dtype=torch.bool)
+    known[:, :2] = True
+    done = model.complete(x, known, generator=seeded(1))
+    assert torch.equal(done[:, :, :2], x[:, :, :2])
+    assert not torch.equal(done[:, :, 2:], x[:, :, 2:])
+    # The unknown half isn't looked at.
+    other = torch.where(known, x, 3 - x)
+    assert torch.equal(model.complete(other, known, generator=seeded(1)), done)
+
+
+@CONDITIONAL
+@pytest.mark.parametrize("shape", [(1, 3, 3), (3, 2, 2)])
+def test_the_class_reaches_every_place(name, shape):
+    model = built(name, shape, 3, classes=2)
+    x = torch.randint(3, (1, *shape), generator=seeded())
+    with torch.no_grad():
+        a, b = (model(x, torch.tensor([label])) for label in (0, 1))
+    for place in model.places(shape):
+        assert not torch.allclose(a[(..., *place)], b[(..., *place)]), place
+
+
+@ALL
+def test_bad_input_is_refused_by_name(name):
+    model = IMAGES[name].build((1, 3, 3), 4)
+    x = torch.zeros(2, 1, 3, 3, dtype=torch.int64)
+    for bad, told in [
+        (x[0], r"x must be a batch of shape \(B, 1, 3, 3\), got \(1, 3, 3\)"),
+        (x[:, :, :2], r"x must be a batch of shape \(B, 1, 3, 3\), got \(2, 1, 2, 3\)"),
+        (x.float(), "x must hold int64 levels 0 to 3, got torch.float32"),
+        (x + 4, "x must hold levels 0 to 3, got 4 to 4"),
+        (x - 1, "x must hold levels 0 to 3, got -1 to -1"),
+    ]:
+        with pytest.raises(ValueError, match=told):
+            model.log_prob(bad)
+    with pytest.raises(ValueError, match=r"y must be None, got \(2,\)"):
+        model.log_prob(x, torch.zeros(2, dtype=torch.int64))
+    with pytest.raises(ValueError, match="y must be None"):
+        model.sample(2, torch.zeros(2, dtype=torch.int64))
+
+
+@CONDITIONAL
+def test_bad_labels_are_refused_by_name(name):
+    model = IMAGES[name].build((1, 3, 3), 4, 3)
+    x = torch.zeros(2, 1, 3, 3, dtype=torch.int64)
+    for bad, told in [
+        (None, "y must have one row for each of 2 items, got None"),
+        (torch.tensor([0]), "y must have one row for each of 2 items, got 1"),
+        (torch.tensor([0, 3]), "y must hold labels 0 to 2, got 0 to 3"),
+        (torch.tensor([-1, 0]), "y must hold labels 0 to 2, got -1 to 0"),
+        (torch.tensor([0.0, 1.0]), "y must be int64 labels"),
+    ]:
+        for call in (lambda y: model.log_prob(x, y), lambda y: model.sample(2, y)):
+            with pytest.raises(ValueError, match=told):
+                call(bad)

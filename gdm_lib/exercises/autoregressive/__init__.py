@@ -1,0 +1,1 @@
+"""Checkers for the chapters on normalizing autoregressive models."""

@@ -1,0 +1,640 @@
+"""PixelCNN++.
+
+Tim Salimans, Andrej Karpathy, Xi Chen and Diederik P. Kingma, *PixelCNN++: Improving the PixelCNN
+with Discretized Logistic Mixture Likelihood and Other Modifications*, 2017,
+https://arxiv.org/abs/1701.05517. Equation numbers below are the paper's.
+
+A softmax does not know that level 128 lies beside 127. Here a pixel's intensity is continuous, a
+mixture of logistics, and rounded to the nearest level (equations 1 and 2)::
+
+    P(x | pi, mu, s) = sum_k pi_k [sigmoid((x + 0.5 - mu_k) / s_k)
+                                   - sigmoid((x - 0.5 - mu_k) / s_k)]
+
+A whole pixel is drawn at once, so no kernel needs masks for colours, and shifted images do instead
+of masks for pixels. Layers work at three resolutions, with short-cuts between equal ones.
+
+Symbols: ``K`` components, ``C`` colours, ``L`` levels, ``F`` features, ``u`` the stream that sees
+the rows above, ``ul`` that which also sees the row to the left, ``P`` parameters of a pixel's
+conditional, ``H`` and ``W`` height and width, ``B`` the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import product
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+
+from gdm_lib.autoregressive.pixelcnn import Autoregressive, Place, Rule, evaluating
+from gdm_lib.likelihoods import Categorical, check_levels
+from gdm_lib.protocols import Likelihood
+
+__all__ = [
+    "DiscretizedLogisticMixture",
+    "GatedResNet",
+    "PixelCNNpp",
+    "ShiftedConv2d",
+    "ShiftedConvTranspose2d",
+    "Softmax",
+    "Stream",
+    "concat_elu",
+]
+
+YEAR = 2017
+ARXIV = "1701.05517"
+
+
+# Sections 2.1 and 2.2: discretized logistic mixture likelihood, of whole pixels
+
+
+class DiscretizedLogisticMixture(nn.Module):
+    """Levels of a pixel: a mixture of logistics, each rounded to the nearest level.
+
+    Levels are taken to ``[-1, 1]``, and means and scales are of that range. The lowest level has
+    all the mass below it too, the highest all above (section 2.1). A pixel's colours share the
+    component. Given it, their means depend linearly on the colours before (equation 3)::
+
+        mu_G = mu_G + alpha x_R        mu_B = mu_B + beta x_R + gamma x_G
+
+    Parameters: ``(B, P, ...)`` with ``P = K (1 + 2 C + C (C - 1) / 2)``, that is for each of ``K``
+    components in turn: a logit; then ``C`` means; ``C`` log-scales; and the coefficients before
+    their tanh, alpha, beta, gamma.
+
+    Args:
+        levels: ``L``, at least 2.
+        components: ``K``; the paper's is 10.
+        channels: ``C``.
+        min_log_scale: the floor of the log-scales, as in the authors' code, but smooth, so that
+            the gradient never dies.
+    """
+
+    def __init__(
+        self, levels: int, components: int = 10, channels: int = 1, *, min_log_scale: float = -7.0
+    ) -> None:
+        super().__init__()
+        if levels < 2 or components < 1 or channels < 1:
+            raise ValueError(
+                "levels must be at least 2, components and channels at least 1, got "
+                f"{levels}, {components} and {channels}"
+            )
+        self.levels, self.components, self.channels = levels, components, channels
+        self.min_log_scale = min_log_scale
+        self.parts = (1, channels, channels, channels * (channels - 1) // 2)
+        self.half_bin = 1 / (levels - 1)
+
+    def params_shape(self, data_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of one item's parameters: ``(P, ...)`` for ``(C, ...)``.
+
+        Raises:
+            ValueError: another number of colours.
+        """
+        if data_shape[0] != self.channels:
+            raise ValueError(
+                f"data_shape must start with {self.channels} channels, got {data_shape}; make the "
+                f"mixture with channels={data_shape[0]}"
+            )
+        return (self.components * sum(self.parts), *data_shape[1:])
+
+    def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
+        """log p(x) in nats: int64 levels ``(B, C, ...)`` -> ``(B,)``.
+
+        Raises:
+            ValueError: the shapes don't fit, ``x`` isn't int64, or a level is out of range.
+        """
+        expected = (len(x), *self.params_shape(tuple(x.shape[1:])))
+        if params.shape != expected:
+            raise ValueError(
+                f"params must have shape {expected} for x of shape {tuple(x.shape)}, got "
+                f"{tuple(params.shape)}; give the network as many outputs as params_shape names"
+            )
+        check_levels("x", x, self.levels)
+        logits, means, log_scales, coefficients = self._split(params)
+        seen = self._scaled(x, params).unsqueeze(2).unbind(1)
+        masses = torch.log_softmax(logits[:, 0], 1)
+        for c in range(self.channels):
+            mean = _depend(means[:, c], coefficients, seen[:c])
+            masses = masses + self._log_mass(x[:, c].unsqueeze(1), mean, log_scales[:, c])
+        return masses.logsumexp(1).flatten(1).sum(1)
+
+    def sample(self, params: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        """Draw int64 levels: ``(B, P, ...)`` -> ``(B, C, ...)``. A colour depends on the rounded
+        ones before it, as in ``log_prob``."""
+        parts = params.unflatten(1, (sum(self.parts), self.components)).movedim(2, -1)
+        flat = torch.softmax(parts[:, 0], -1).reshape(-1, self.components)
+        drawn = torch.multinomial(flat, 1, generator=generator)
+        index = drawn.reshape(*parts[:, :1].shape[:-1], 1)
+        chosen = parts.take_along_dim(index, -1).movedim(-1, 2)
+        _, means, log_scales, coefficients = self._floor(chosen)
+        levels, seen = list[Tensor](), list[Tensor]()
+        for c in range(self.channels):
+            mean = _depend(means[:, c], coefficients, seen)
+            uniform = torch.rand(
+                mean.shape, dtype=mean.dtype, device=mean.device, generator=generator
+            )
+            value = mean + log_scales[:, c].exp() * torch.logit(uniform)
+            level = ((value + 1) / (2 * self.half_bin)).round().clamp(0, self.levels - 1)
+            levels.append(level.squeeze(1).long())
+            seen.append(self._scaled(level, mean))
+        return torch.stack(levels, 1)
+
+    def mean(self, params: Tensor) -> Tensor:
+        """Expected levels, floats in [0, L - 1]: ``(B, P, ...)`` -> ``(B, C, ...)``.
+
+        One colour's is a sum of ``K (L - 1)`` sigmoids, as E x = sum_l P(x >= l). A later colour's
+        is averaged over all levels of those before it: rounding and clipping leave no shorter
+        formula, and the time grows as ``L^C``.
+        """
+        logits, means, log_scales, coefficients = self._split(params)
+        found = torch.zeros_like(means)
+        like = params.new_zeros(())
+        edges = self._scaled(torch.arange(1, self.levels, device=like.device), like)
+        edges = edges - self.half_bin
+
+        def add(c: int, seen: tuple[Tensor, ...], mass: Tensor) -> None:
+            mean, log_scale = _depend(means[:, c], coefficients, seen), log_scales[:, c]
+            over = (mean[..., None] - edges) * torch.exp(-log_scale)[..., None]
+            found[:, c] += mass * torch.sigmoid(over).sum(-1)
+            for level in range(self.levels if c + 1 < self.channels else 0):
+                x = torch.tensor(level, device=like.device)
+                here = mass * self._log_mass(x, mean, log_scale).exp()
+                add(c + 1, (*seen, self._scaled(x, like)), here)
+
+        add(0, (), torch.softmax(logits[:, 0], 1))
+        return found.sum(2)
+
+    def _scaled(self, x: Tensor, like: Tensor) -> Tensor:
+        return x.to(like.dtype) * (2 * self.half_bin) - 1
+
+    def _split(self, params: Tensor) -> tuple[Tensor, ...]:
+        return self._floor(params.unflatten(1, (sum(self.parts), self.components)))
+
+    def _floor(self, parts: Tensor) -> tuple[Tensor, ...]:
+        """Logits ``(B, 1, K, ...)``, means and bounded log-scales ``(B, C, K, ...)``, bounded
+        coefficients."""
+        logits, means, raw, coefficients = parts.split(self.parts, 1)
+        log_scales = self.min_log_scale + F.softplus(raw - self.min_log_scale)
+        return logits, means, log_scales, torch.tanh(coefficients)
+
+    def _log_mass(self, x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
+        """Logarithm of a summand of equation 2 for level ``x``.
+
+        With a > b the ends of the bin, sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b)
+        (1 - exp(b - a)). Nothing here cancels, so the tails need no case of their own. At the
+        edges an end is infinite: the factor with the other end is what remains.
+        """
+        precision = torch.exp(-log_scale)
+        centred = self._scaled(x, mean) - mean
+        below_upper = F.logsigmoid((centred + self.half_bin) * precision)
+        above_lower = F.logsigmoid((self.half_bin - centred) * precision)
+        width = torch.log(-torch.expm1(-2 * self.half_bin * precision))
+        inside = below_upper + above_lower + width
+        above_lowest = torch.where(x == self.levels - 1, above_lower, inside)
+        return torch.where(x == 0, below_upper, above_lowest)
+
+
+def _depend(mean: Tensor, coefficients: Tensor, seen: Sequence[Tensor]) -> Tensor:
+    """Equation 3: the mean of colour ``len(seen)``, given those before it."""
+    first = len(seen) * (len(seen) - 1) // 2
+    for k, value in enumerate(seen):
+        mean = mean + coefficients[:, first + k] * value
+    return mean
+
+
+class Softmax(nn.Module):
+    """A softmax over all that a whole pixel can be, ``L^C`` colours, to compare the mixture with.
+
+    For a grey image it is the 256-way softmax of PixelCNN. Parameters: logits ``(B, L^C, ...)``,
+    the last colour's level running fastest.
+
+    Args:
+        levels: ``L``.
+        channels: ``C``.
+    """
+
+    def __init__(self, levels: int, channels: int = 1) -> None:
+        super().__init__()
+        self.levels, self.channels = levels, channels
+        self.whole = Categorical(levels**channels)
+
+    def params_shape(self, data_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of one item's parameters: ``(L^C, ...)`` for ``(C, ...)``.
+
+        Raises:
+            ValueError: another number of colours.
+        """
+        if data_shape[0] != self.channels:
+            raise ValueError(
+                f"data_shape must start with {self.channels} channels, got {data_shape}; make the "
+                f"softmax with channels={data_shape[0]}"
+            )
+        return self.whole.params_shape(tuple(data_shape[1:]))
+
+    def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
+        """log p(x) in nats: int64 levels ``(B, C, ...)`` -> ``(B,)``.
+
+        Raises:
+            ValueError: the shapes don't fit, ``x`` isn't int64, or a level is out of range.
+        """
+        self.params_shape(tuple(x.shape[1:]))
+        check_levels("x", x, self.levels)
+        index = torch.zeros_like(x[:, 0])
+        for level in x.unbind(1):
+            index = index * self.levels + level
+        return self.whole.log_prob(params, index)
+
+    def sample(self, params: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        """Draw int64 levels: ``(B, L^C, ...)`` -> ``(B, C, ...)``."""
+        return self._colours(self.whole.sample(params, generator=generator), 1)
+
+    def mean(self, params: Tensor) -> Tensor:
+        """Expected levels, floats in [0, L - 1]: ``(B, L^C, ...)`` -> ``(B, C, ...)``."""
+        every = self._colours(torch.arange(params.shape[1], device=params.device), 0)
+        return torch.einsum("bl...,cl->bc...", torch.softmax(params, 1), every.to(params))
+
+    def _colours(self, index: Tensor, dim: int) -> Tensor:
+        places = [self.levels**c for c in reversed(range(self.channels))]
+        return torch.stack([index // place % self.levels for place in places], dim)
+
+
+# Section 2 and the authors' code: shifted convolutions, with normalised weights
+
+
+def concat_elu(x: Tensor) -> Tensor:
+    """ELU of ``x`` and of ``-x``, side by side: ``(B, F, ...)`` -> ``(B, 2F, ...)``."""
+    return F.elu(torch.cat([x, -x], 1))
+
+
+def _normalise(conv: nn.Conv2d | nn.ConvTranspose2d, dim: int, gain: float) -> None:
+    """Weight normalisation (1602.07868), with the direction drawn as the authors do."""
+    nn.init.normal_(conv.weight, std=0.05)
+    nn.init.zeros_(cast(Tensor, conv.bias))
+    weight_norm(conv, dim=dim)
+    nn.init.constant_(_length(conv), gain)
+
+
+def _length(conv: nn.Module) -> Tensor:
+    """``g`` in w = g v / ||v||, of a shape that broadcasts to that of ``w``."""
+    return cast(Tensor, cast(Any, conv).parametrizations.weight.original0)
+
+
+class ShiftedConv2d(nn.Conv2d):
+    """A convolution whose kernel ends at ``end``, counted from the pixel itself, down and right.
+
+    What it may see is a matter of where the kernel lies, so no mask is needed. Its weights are
+    normalised.
+
+    Args:
+        inputs: features in.
+        outputs: features out.
+        kernel: height and width.
+        end: row and column of the kernel's last entry: ``(0, 1)`` with a kernel 2 x 3 sees the
+            row above and its own, from one to the left to one to the right; ``(-1, 1)`` the two
+            rows above.
+        stride: of rows and columns.
+        gain: standard deviation of the outputs after ``PixelCNNpp.initialise``.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: tuple[int, int] = (1, 1),
+        end: tuple[int, int] = (0, 0),
+        *,
+        stride: int = 1,
+        gain: float = 1.0,
+    ) -> None:
+        super().__init__(inputs, outputs, kernel, stride)
+        self.end, self.gain = end, gain
+        self.before = (kernel[0] - 1 - end[0], kernel[1] - 1 - end[1])
+        _normalise(self, 0, gain)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``(B, in, H, W)`` -> ``(B, out, H / stride, W / stride)``, sizes rounded up."""
+        sides = (self.before[1], self.end[1], self.before[0], self.end[0])
+        padded = F.pad(input, sides) if any(sides) else input
+        return F.conv2d(padded, self.weight, self.bias, self.stride)
+
+
+class ShiftedConvTranspose2d(nn.ConvTranspose2d):
+    """The transposed convolution that brings ``ShiftedConv2d`` back to the finer resolution.
+
+    Args:
+        inputs: features in.
+        outputs: features out.
+        kernel: height and width, no smaller than the stride.
+        end: see ``ShiftedConv2d``; a row of 0.
+        stride: of rows and columns.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: tuple[int, int], end: tuple[int, int], stride: int
+    ) -> None:
+        super().__init__(inputs, outputs, kernel, stride)
+        self.end, self.gain = end, 1.0
+        _normalise(self, 1, self.gain)
+
+    def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        """``(B, in, h, w)`` -> ``(B, out, *output_size)``, by default ``(h stride, w stride)``."""
+        spread = F.conv_transpose2d(input, self.weight, self.bias, self.stride)
+        default = [int(s) * step for s, step in zip(input.shape[2:], self.stride, strict=True)]
+        height, width = default if output_size is None else output_size
+        return spread[:, :, :height, self.end[1] : self.end[1] + width]
+
+
+# Section 2.3 (figure 2) and the authors' code: the two streams through several resolutions
+
+
+class GatedResNet(nn.Module):
+    """A residual layer of two convolutions and a gate.
+
+    Args:
+        features: ``F``.
+        kernel: see ``ShiftedConv2d``.
+        end: see ``ShiftedConv2d``.
+        beside: features of what else it is given: the other stream, or the short-cut, or both.
+        dropout: rate between the convolutions (section 2.5).
+        context_dim: features of the context; 0 for none.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        kernel: tuple[int, int],
+        end: tuple[int, int],
+        *,
+        beside: int = 0,
+        dropout: float = 0.5,
+        context_dim: int = 0,
+    ) -> None:
+        super().__init__()
+        self.first = ShiftedConv2d(2 * features, features, kernel, end)
+        if beside:
+            self.from_beside = ShiftedConv2d(2 * beside, features)
+        self.dropout = nn.Dropout(dropout)
+        self.second = ShiftedConv2d(2 * features, 2 * features, kernel, end, gain=0.1)
+        if context_dim:
+            self.from_context = nn.Linear(context_dim, 2 * features, bias=False)
+            nn.init.normal_(self.from_context.weight, std=0.05)
+
+    def forward(self, x: Tensor, beside: Sequence[Tensor], context: Tensor | None) -> Tensor:
+        """``(B, F, H, W)``, what is beside it of the same size, ``(B, context_dim)`` ->
+        ``(B, F, H, W)``."""
+        h = self.first(concat_elu(x))
+        if beside:
+            h = h + self.from_beside(concat_elu(torch.cat([*beside], 1)))
+        h = self.second(self.dropout(concat_elu(h)))
+        if context is not None:
+            shift = self.from_context(context)
+            h = h + shift.reshape(shift.shape + (1,) * (h.ndim - 2))
+        a, b = h.chunk(2, 1)
+        return x + a * torch.sigmoid(b)
+
+
+class Stream(nn.Module):
+    """One stream at one resolution, and in its middle the same stream at the next coarser one.
+
+    A layer on the way down hands its output to the layer on the way up that mirrors it (section
+    2.4).
+
+    Args:
+        features: ``F``.
+        kernel: see ``ShiftedConv2d``.
+        end: see ``ShiftedConv2d``.
+        blocks: layers on the way down; as many on the way up, and one more for the stream's input,
+            which is mirrored as well, unless this resolution is the coarsest.
+        strides: from each resolution to the next.
+        beside: streams that each layer is given; 1 for ``ul``, which is given ``u``.
+        shortcuts: whether the layers that mirror each other are joined.
+        dropout: see ``GatedResNet``.
+        context_dim: see ``GatedResNet``.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        kernel: tuple[int, int],
+        end: tuple[int, int],
+        *,
+        blocks: int,
+        strides: Sequence[int],
+        beside: int,
+        shortcuts: bool = True,
+        dropout: float = 0.5,
+        context_dim: int = 0,
+    ) -> None:
+        super().__init__()
+
+        def layers(count: int, beside: int) -> nn.ModuleList:
+            return nn.ModuleList(
+                GatedResNet(
+                    features,
+                    kernel,
+                    end,
+                    beside=beside * features,
+                    dropout=dropout,
+                    context_dim=context_dim,
+                )
+                for _ in range(count)
+            )
+
+        self.shortcuts = shortcuts
+        self.down = layers(blocks, beside)
+        self.up = layers(blocks + bool(strides), beside + shortcuts)
+        if strides:
+            self.shrink = ShiftedConv2d(features, features, kernel, end, stride=strides[0])
+            self.inner = Stream(
+                features,
+                kernel,
+                end,
+                blocks=blocks,
+                strides=strides[1:],
+                beside=beside,
+                shortcuts=shortcuts,
+                dropout=dropout,
+                context_dim=context_dim,
+            )
+            self.grow = ShiftedConvTranspose2d(features, features, kernel, end, strides[0])
+
+    def forward(
+        self, x: Tensor, beside: Sequence[Sequence[Tensor]], context: Tensor | None
+    ) -> list[list[Tensor]]:
+        """All layers' outputs, by resolution; the last of the first is the stream's.
+
+        Args:
+            x: ``(B, F, H, W)``.
+            beside: the same of the other stream; empty if there is none.
+            context: ``(B, context_dim)``.
+        """
+        others = iter(beside[0]) if beside else iter(())
+        found, kept = list[Tensor](), [x]
+        for layer in self.down:
+            kept.append(layer(kept[-1], [*_next(others)], context))
+        found += kept[1:]
+        coarser: list[list[Tensor]] = []
+        if hasattr(self, "inner"):
+            # A step (see below) has no output for a pixel that the coarser grid does not have.
+            small = self.shrink(kept[-1])
+            if small is not None:
+                coarser = self.inner(small, beside[1:], context)
+            x = self.grow(coarser[0][-1] if coarser else None, x.shape[2:])
+        else:
+            x = kept.pop()
+        for layer in self.up:
+            mirrored = [kept.pop()] if self.shortcuts else []
+            x = layer(x, [*_next(others), *mirrored], context)
+            found.append(x)
+        return [found, *coarser]
+
+
+def _next(values: Iterator[Tensor]) -> Iterator[Tensor]:
+    """The next one, if there is one."""
+    for value in values:
+        yield value
+        return
+
+
+class PixelCNNpp(Autoregressive):
+    """PixelCNN++, whose places are whole pixels ``(i, j)``.
+
+    ``PixelCNNpp(..., context_dim=F, embed=ClassEmbedding(10, F))`` is conditioned on a class.
+    Call ``initialise`` with a batch of data before training.
+
+    Args:
+        data_shape: ``(C, H, W)``.
+        levels: 256 as in the paper, or fewer.
+        components: of the mixture.
+        features: ``F``.
+        blocks: layers at each resolution on the way down; see ``Stream`` for the way up.
+        strides: from each resolution to the next coarser one, 1 or 2. ``(1, 1)`` has the same
+            layers without downsampling, ``()`` one resolution alone.
+        shortcuts: whether the layers down and up that mirror each other are joined (section 2.4).
+        dropout: rate in each layer (section 2.5).
+        likelihood: of a whole pixel, the mixture if left out.
+        context_dim: features of the context, see ``Autoregressive``; it must be ``(B,
+            context_dim)``.
+        embed: makes the context of ``y``, see ``Autoregressive``.
+    """
+
+    def __init__(
+        self,
+        data_shape: Sequence[int],
+        *,
+        levels: int = 256,
+        components: int = 10,
+        features: int = 160,
+        blocks: int = 5,
+        strides: Sequence[int] = (2, 2),
+        shortcuts: bool = True,
+        dropout: float = 0.5,
+        likelihood: Likelihood | None = None,
+        context_dim: int = 0,
+        embed: nn.Module | None = None,
+    ) -> None:
+        if len(data_shape) != 3:
+            raise ValueError(f"data_shape must be (C, H, W), got {tuple(data_shape)}")
+        if blocks < 1 or not set(strides) <= {1, 2}:
+            raise ValueError(
+                "blocks must be at least 1 and strides each 1 or 2 (which the kernels of 2 rows "
+                f"cover), got {blocks} and {tuple(strides)}"
+            )
+        count = data_shape[0]
+        if likelihood is None:
+            likelihood = DiscretizedLogisticMixture(levels, components, count)
+        super().__init__(data_shape, likelihood, levels, context_dim=context_dim, embed=embed)
+
+        def stream(kernel: tuple[int, int], end: tuple[int, int], beside: int) -> Stream:
+            return Stream(
+                features,
+                kernel,
+                end,
+                blocks=blocks,
+                strides=strides,
+                beside=beside,
+                shortcuts=shortcuts,
+                dropout=dropout,
+                context_dim=context_dim,
+            )
+
+        self.first_u = ShiftedConv2d(count + 1, features, (2, 3), (-1, 1))
+        self.first_above = ShiftedConv2d(count + 1, features, (1, 3), (-1, 1))
+        self.first_left = ShiftedConv2d(count + 1, features, (2, 1), (0, -1))
+        self.u = stream((2, 3), (0, 1), 0)
+        self.ul = stream((2, 2), (0, 0), 1)
+        self.head = ShiftedConv2d(features, likelihood.params_shape(self.data_shape)[0])
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """Parameters of every pixel: levels ``(B, C, H, W)`` -> ``(B, P, H, W)``."""
+        self.check(x)
+        return self.features(self.scaled(x), self.context(y, len(x)))
+
+    def features(self, image: Tensor, context: Tensor | None = None) -> Tensor:
+        """The network: an image in [-1, 1], ``(B, C, H, W)``, to parameters ``(B, P, H, W)``.
+
+        ``context`` is as the method ``context`` returns it.
+        """
+        marked = _marked(image)
+        u = self.u(self.first_u(marked), (), context)
+        ul = self.ul(self.first_above(marked) + self.first_left(marked), u, context)
+        return cast(Tensor, self.head(F.elu(ul[0][-1])))
+
+    def context(self, y: Tensor | None, n: int) -> Tensor | None:
+        """See ``Autoregressive``; one vector for each item.
+
+        Raises:
+            ValueError: as there, or the context has further dimensions.
+        """
+        context = super().context(y, n)
+        if context is not None and context.ndim != 2:
+            raise ValueError(
+                f"y must give a context of shape (B, {self.context_dim}), got "
+                f"{tuple(context.shape)}; PixelCNN++ has no context for each place"
+            )
+        return context
+
+    @torch.no_grad()
+    def initialise(self, x: Tensor, y: Tensor | None = None) -> None:
+        """Data-dependent initialisation (1602.07868, section 3): scale and shift each convolution
+        so that over this batch its outputs have mean 0 and standard deviation ``gain``.
+
+        One pass does it, without dropout. A feature that is constant over the batch keeps its
+        scale.
+
+        Args:
+            x: levels ``(B, C, H, W)``, some hundred items of the data.
+            y: as in ``log_prob``.
+        """
+
+        def normalise(conv: nn.Module, _: object, out: Tensor) -> Tensor:
+            std, mean = torch.std_mean(out, (0, 2, 3), correction=0)
+            factor = torch.where(std > 1e-5, cast(Any, conv).gain / std, 1.0)
+            _length(conv).mul_(factor.reshape(_length(conv).shape))
+            bias = cast(Tensor, conv.bias)
+            bias.copy_((bias - mean) * factor)
+            return (out - mean[:, None, None]) * factor[:, None, None]
+
+        convs = [m for m in self.modules() if isinstance(m, ShiftedConv2d | ShiftedConvTranspose2d)]
+        hooks = [conv.register_forward_hook(normalise) for conv in convs]
+        try:
+            with evaluating(self):
+                self(x, y)
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def places(self, shape: Sequence[int]) -> Iterator[Place]:
+        """Row by row, pixel by pixel: ``(i, j)``."""
+        return product(range(shape[1]), range(shape[2]))
+
+    def generate(self, rule: Rule, n: int, y: Tensor | None = None) -> Tensor:
+        """See ``Autoregressive``."""
+        return self.generate_naive(rule, n, y)
+
+
+def _marked(x: Tensor) -> Tensor:
+    """With a channel of ones, which tells the image from its padding."""
+    return torch.cat([x, torch.ones_like(x[:, :1])], 1)

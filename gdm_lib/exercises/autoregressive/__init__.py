@@ -1,1 +1,1 @@
-"""Checkers for the chapters on normalizing autoregressive models."""
+"""Checkers for the chapters on autoregressive models."""

@@ -111,7 +111,7 @@ def test_without_the_move_the_right_scan_sees_the_future():
 
     def later(out: Tensor) -> bool:
         """Whether the output at (2, 1) sees pixels to the right of it in its row, or below."""
-        (slope,) = torch.autograd.grad(out[:, :, 2, 1].sum(), x)
+        (slope,) = torch.autograd.grad(out[:, :, 2, 1].sum(), x, retain_graph=True)
         return bool((slope[:, :, 2, 2:] != 0).any() or (slope[:, :, 3:] != 0).any())
 
     left, right = layer.scan(x)

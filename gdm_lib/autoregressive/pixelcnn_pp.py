@@ -21,6 +21,7 @@ conditional, ``H`` and ``W`` height and width, ``B`` the batch.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from itertools import product
 from typing import Any, cast
 
@@ -118,7 +119,7 @@ class DiscretizedLogisticMixture(nn.Module):
         for c in range(self.channels):
             mean = _depend(means[:, c], coefficients, seen[:c])
             masses = masses + self._log_mass(x[:, c].unsqueeze(1), mean, log_scales[:, c])
-        return masses.logsumexp(1).flatten(1).sum(1)
+        return masses.logsumexp(1).reshape(len(x), -1).sum(1)
 
     def sample(self, params: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """Draw int64 levels: ``(B, P, ...)`` -> ``(B, C, ...)``. A colour depends on the rounded
@@ -630,11 +631,176 @@ class PixelCNNpp(Autoregressive):
         """Row by row, pixel by pixel: ``(i, j)``."""
         return product(range(shape[1]), range(shape[2]))
 
+    @torch.no_grad()
     def generate(self, rule: Rule, n: int, y: Tensor | None = None) -> Tensor:
-        """See ``Autoregressive``."""
-        return self.generate_naive(rule, n, y)
+        """See ``Autoregressive``. The stream ``u``, which knows only the rows above, is computed
+        for a whole row as it begins, ``ul`` pixel by pixel; neither has dropout here."""
+        context = self.context(y, n)
+        _, height, width = self.data_shape
+        x = self.blank(n)
+        first_u, first_above = (_RowConv(c, n, width) for c in (self.first_u, self.first_above))
+        first_left, head = (_PixelConv(c, n, width) for c in (self.first_left, self.head))
+        rows = _steps(self.u, n, width, context, _RowConv, _RowGrow)
+        pixels = _steps(self.ul, n, width, context, _PixelConv, _PixelGrow)
+        # The first layers are given what lies one row above or one pixel to the left: padding.
+        above = _marked(self.scaled(x[:, :, :1])) * 0
+        for i in range(height):
+            u = [[_by_column(v) for v in layers] for layers in rows(first_u(above), (), context)]
+            start = _by_column(first_above(above))
+            left = above[:, :, 0, 0] * 0
+            for j in range(width):
+                # Of a coarse row the column above this one; it is used if it starts here.
+                beside = [[v[j * len(v) // width] for v in layers] for layers in u]
+                ul = pixels(start[j] + first_left(left), beside, context)
+                x[:, :, i, j] = rule(head(F.elu(ul[0][-1])), (i, j))
+                left = _marked(self.scaled(x[:, :, i, j]))
+            above = _marked(self.scaled(x[:, :, i : i + 1]))
+        return x
 
 
 def _marked(x: Tensor) -> Tensor:
     """With a channel of ones, which tells the image from its padding."""
     return torch.cat([x, torch.ones_like(x[:, :1])], 1)
+
+
+# Sampling: each layer keeps what it has computed, at its own resolution (1704.06001)
+
+# A layer that runs row by row, or pixel by pixel, counts where it is. At a coarse resolution there
+# is something to compute only in every second row and column.
+
+
+def _by_column(row: Tensor) -> tuple[Tensor, ...]:
+    """``(n, F, 1, W)`` -> ``W`` times ``(n, F)``."""
+    return row[:, :, 0].permute(2, 0, 1).contiguous().unbind(0)
+
+
+class _RowConv(nn.Module):
+    """A ``ShiftedConv2d`` row by row: ``(n, in, 1, W)`` -> ``(n, out, 1, W / stride)``, or None
+    for a row that the stride leaves out."""
+
+    def __init__(self, conv: ShiftedConv2d, n: int, width: int) -> None:
+        super().__init__()
+        self.weight, self.bias = conv.weight.detach(), cast(Tensor, conv.bias).detach()
+        self.sides, self.stride = (conv.before[1], conv.end[1]), conv.stride[0]
+        above = conv.kernel_size[0] - 1
+        self.rows = self.weight.new_zeros(n, conv.in_channels, above + 1, width)
+        self.i = 0
+
+    def forward(self, row: Tensor) -> Tensor | None:
+        self.rows = torch.cat([self.rows[:, :, 1:], row], 2)
+        self.i += 1
+        if (self.i - 1) % self.stride:
+            return None
+        return F.conv2d(F.pad(self.rows, self.sides), self.weight, self.bias, (1, self.stride))
+
+
+class _RowGrow(nn.Module):
+    """A ``ShiftedConvTranspose2d`` row by row: takes a coarse row, or None in the rows between."""
+
+    def __init__(self, conv: ShiftedConvTranspose2d, n: int, width: int) -> None:
+        super().__init__()
+        self.weight, self.stride, self.first = conv.weight.detach(), conv.stride[0], conv.end[1]
+        self.bias = cast(Tensor, conv.bias).detach()[:, None, None]
+        self.sums = self.bias.expand(n, -1, conv.kernel_size[0], width)
+
+    def forward(self, row: Tensor | None, size: Sequence[int]) -> Tensor:
+        if row is not None:
+            spread = F.conv_transpose2d(row, self.weight, stride=self.stride)
+            self.sums = self.sums + spread[..., self.first : self.first + self.sums.shape[3]]
+        now, later = self.sums[:, :, :1], self.sums[:, :, 1:]
+        self.sums = torch.cat([later, self.bias.expand_as(now)], 2)
+        return now
+
+
+class _PixelConv(nn.Module):
+    """A ``ShiftedConv2d`` that looks at nothing to the right, pixel by pixel: ``(n, in)`` ->
+    ``(n, out)``, or None for a pixel that the stride leaves out.
+
+    Rows above add to all pixels of a row at once; the rest is one matrix product a pixel.
+    """
+
+    def __init__(self, conv: ShiftedConv2d, n: int, width: int) -> None:
+        super().__init__()
+        weight, self.bias = conv.weight.detach(), cast(Tensor, conv.bias).detach()
+        self.left, self.stride, self.width = conv.kernel_size[1] - 1, conv.stride[0], width
+        self.above = weight[:, :, :-1]
+        self.weight = weight[:, :, -1].permute(2, 1, 0).flatten(0, 1).contiguous()
+        self.row = weight.new_zeros(n, self.left + width, conv.in_channels)
+        self.from_above = self.bias.expand(width, n, -1)
+        self.i = self.j = 0
+
+    def forward(self, x: Tensor) -> Tensor | None:
+        i, j, stride = self.i, self.j, self.stride
+        self.i, self.j = (i, j + 1) if j + 1 < self.width else (i + 1, 0)
+        if j == 0 and i and i % stride == 0 and self.above.shape[2]:
+            row = self.row.transpose(1, 2)[:, :, None]
+            above = F.conv2d(row, self.above, self.bias, (1, stride))
+            self.from_above = above[:, :, 0].permute(2, 0, 1).contiguous()
+        self.row[:, self.left + j] = x
+        if i % stride or j % stride:
+            return None
+        seen = self.row[:, j : j + self.left + 1].flatten(1) if self.left else x
+        return torch.addmm(self.from_above[j // stride], seen, self.weight)
+
+
+class _PixelGrow(nn.Module):
+    """A ``ShiftedConvTranspose2d`` pixel by pixel: takes a coarse pixel, or None between them."""
+
+    def __init__(self, conv: ShiftedConvTranspose2d, n: int, width: int) -> None:
+        super().__init__()
+        self.kernel, self.width = conv.kernel_size, width
+        self.weight = conv.weight.detach().permute(0, 2, 3, 1).flatten(1).contiguous()
+        self.bias = cast(Tensor, conv.bias).detach()
+        height, beyond = self.kernel[0], self.kernel[1] - 1
+        self.sums = self.bias.repeat(n, height, width + beyond, 1)
+        self.j = 0
+
+    def forward(self, x: Tensor | None, size: Sequence[int]) -> Tensor:
+        j = self.j
+        if x is not None:
+            spread = (x @ self.weight).view(len(x), *self.kernel, -1)
+            self.sums[:, :, j : j + self.kernel[1]] += spread
+        now = self.sums[:, 0, j]
+        self.j = (j + 1) % self.width
+        if self.j == 0:
+            later = self.sums[:, 1:]
+            self.sums = torch.cat([later, self.bias.expand_as(self.sums[:, :1])], 1)
+        return now
+
+
+class _Known(nn.Module):
+    """Always the same."""
+
+    def __init__(self, value: Tensor) -> None:
+        super().__init__()
+        self.value = value
+
+    def forward(self, _: Tensor) -> Tensor:
+        return self.value
+
+
+def _steps(
+    module: nn.Module,
+    n: int,
+    width: int,
+    context: Tensor | None,
+    conv: type[_RowConv] | type[_PixelConv],
+    grow: type[_RowGrow] | type[_PixelGrow],
+) -> nn.Module:
+    """The same module with its convolutions step by step, and without dropout."""
+    if isinstance(module, ShiftedConv2d):
+        return conv(module, n, width)
+    if isinstance(module, ShiftedConvTranspose2d):
+        return grow(module, n, width)
+    if isinstance(module, nn.Dropout):
+        return nn.Identity()
+    if isinstance(module, nn.Linear):  # GatedResNet's, of the context
+        return _Known(module(context))
+    twin, narrower = copy(module), width
+    if isinstance(module, Stream) and hasattr(module, "inner"):
+        narrower = -(-width // module.shrink.stride[0])
+    twin._modules = {
+        name: _steps(child, n, narrower if name == "inner" else width, context, conv, grow)
+        for name, child in module.named_children()
+    }
+    return twin

@@ -1,0 +1,419 @@
+"""WaveNet.
+
+Aäron van den Oord, Sander Dieleman, Heiga Zen, Karen Simonyan, Oriol Vinyals, Alex Graves, Nal
+Kalchbrenner, Andrew Senior and Koray Kavukcuoglu, *WaveNet: A Generative Model for Raw Audio*,
+2016, https://arxiv.org/abs/1609.03499. Section and equation numbers below are the paper's.
+
+Sound is drawn sample by sample (equation 1)::
+
+    p(x) = prod_t p(x_t | x_1, ..., x_{t-1})
+
+Each factor is a softmax over the levels of a sample. Convolutions that look back only give all
+factors in one pass; their dilations double from layer to layer, so that few layers see far. Each
+layer has a gate, and may depend on what the sound shall be (section 2.5)::
+
+    z = tanh(W_f * x + V_f * y) . sigmoid(W_g * x + V_g * y)
+
+Symbols: ``R`` features of the residual stream, ``S`` of the skip connections, ``K`` layers, ``F``
+features of the context, ``T`` samples, ``B`` the batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from copy import copy
+from typing import Self, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gdm_lib.autoregressive.gated_pixelcnn import gate
+from gdm_lib.autoregressive.pixelcnn import Autoregressive, Place, Rule
+from gdm_lib.likelihoods import Categorical, check_levels
+
+__all__ = [
+    "CausalConv1d",
+    "ResidualBlock",
+    "Upsample",
+    "WaveNet",
+    "dilations",
+    "mu_law_decode",
+    "mu_law_encode",
+]
+
+YEAR = 2016
+ARXIV = "1609.03499"
+
+
+# Section 2.1: dilated causal convolutions
+
+
+def dilations(cycles: int = 3, depth: int = 10) -> tuple[int, ...]:
+    """1, 2, 4, ..., ``2 ** (depth - 1)``, and that ``cycles`` times; the paper's depth is 10."""
+    return tuple(2**i for i in range(depth)) * cycles
+
+
+class CausalConv1d(nn.Conv1d):
+    """A convolution of width 2: sees its own place and the one that is ``dilation`` before it.
+
+    Args:
+        features_in: of the input.
+        features_out: of the output.
+        dilation: how far back it looks, at least 1.
+    """
+
+    def __init__(self, features_in: int, features_out: int, dilation: int) -> None:
+        super().__init__(features_in, features_out, 2, dilation=dilation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, in, T)`` -> ``(B, out, T)``; before the first place stand zeros."""
+        past = F.pad(x, (self.dilation[0], 0))
+        return F.conv1d(past, self.weight, self.bias, dilation=self.dilation)
+
+
+# Section 2.2: softmax distributions
+
+
+def mu_law_encode(x: Tensor, levels: int = 256, *, mu: float = 255.0) -> Tensor:
+    """Compand and quantise: ``f(x) = sign(x) ln(1 + mu |x|) / ln(1 + mu)``, in equal steps.
+
+    Args:
+        x: amplitudes in [-1, 1], of any shape.
+        levels: how many there are; level 0 is -1, the last one is 1.
+        mu: how much finer the steps are near silence.
+
+    Returns:
+        int64 levels, of the shape of ``x``.
+
+    Raises:
+        ValueError: ``x`` isn't floating or leaves [-1, 1].
+    """
+    if not x.is_floating_point():
+        raise ValueError(f"x must hold floating amplitudes in [-1, 1], got {x.dtype}")
+    if not bool((x.abs() <= 1).all()):
+        raise ValueError(
+            f"x must hold amplitudes in [-1, 1], got {float(x.min()):.4g} to {float(x.max()):.4g}; "
+            "divide it by the largest magnitude"
+        )
+    compressed = x.sign() * torch.log1p(mu * x.abs()) / math.log1p(mu)
+    return ((compressed + 1) / 2 * (levels - 1)).round().long()
+
+
+def mu_law_decode(x: Tensor, levels: int = 256, *, mu: float = 255.0) -> Tensor:
+    """The amplitude that a level stands for: int64 levels -> ``[-1, 1]``, the same shape.
+
+    Raises:
+        ValueError: ``x`` isn't int64 or holds levels out of range.
+    """
+    check_levels("x", x, levels)
+    compressed = x.to(torch.get_default_dtype()) * (2 / (levels - 1)) - 1
+    return compressed.sign() * torch.expm1(compressed.abs() * math.log1p(mu)) / mu
+
+
+# Sections 2.3 and 2.4: gated units, residual and skip connections
+
+
+class ResidualBlock(nn.Module):
+    """One layer of figure 4.
+
+    Args:
+        residual: ``R``.
+        skip: ``S``.
+        dilation: of its convolution.
+        context_dim: ``F``; 0 for none.
+        last: whether no layer follows, so that the residual connection would lead nowhere.
+    """
+
+    def __init__(
+        self, residual: int, skip: int, dilation: int, *, context_dim: int = 0, last: bool = False
+    ) -> None:
+        super().__init__()
+        self.conv = CausalConv1d(residual, 2 * residual, dilation)
+        self.skip = nn.Conv1d(residual, skip, 1)
+        # No bias: the gates of all further layers have their own.
+        self.residual = None if last else nn.Conv1d(residual, residual, 1, bias=False)
+        if context_dim:
+            self.from_context = nn.Conv1d(context_dim, 2 * residual, 1, bias=False)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """``x`` ``(B, R, T)`` and a context ``(B, F, 1 or T)`` -> the next ``x``, and what the
+        layer says to the output, ``(B, S, T)``."""
+        gates = self.conv(x)
+        if context is not None:
+            gates = gates + self.from_context(context)
+        z = gate(gates)  # equations 2 and 3
+        return (x if self.residual is None else x + self.residual(z)), self.skip(z)
+
+
+# Section 2.5: conditional WaveNets
+
+
+class Upsample(nn.ConvTranspose1d):
+    """Learned upsampling of a slow series (a melody, phonemes) to one value a sample.
+
+    ``WaveNet(..., context_dim=F, embed=Upsample(in, F, 80))`` is conditioned on a series ``y`` of
+    one value for every 80 samples.
+
+    Args:
+        features_in: of the series.
+        features_out: of the result.
+        factor: samples for each of its values.
+    """
+
+    def __init__(self, features_in: int, features_out: int, factor: int) -> None:
+        super().__init__(features_in, features_out, factor, stride=factor)
+
+    def forward(self, y: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """``(B, in, T / factor)`` -> ``(B, out, T)``.
+
+        Raises:
+            ValueError: ``y`` isn't a batch of such series.
+        """
+        if y.ndim != 3 or y.shape[1] != self.in_channels:
+            raise ValueError(
+                f"y must be a batch of series (B, {self.in_channels}, T / {self.stride[0]}), got "
+                f"{tuple(y.shape)}"
+            )
+        return super().forward(y, output_size)
+
+
+class WaveNet(Autoregressive):
+    """WaveNet.
+
+    A context ``(B, F)`` or ``(B, F, 1)`` speaks to all samples (global conditioning, equation 3),
+    one of shape ``(B, F, T)`` to each (local conditioning). ``context_dim=F`` with
+    ``embed=ClassEmbedding(classes, F)`` is conditioned on a class.
+
+    Args:
+        data_shape: ``(T,)``, the length of what is sampled unless another is asked for. Any length
+            has a likelihood.
+        levels: 256 as in the paper, or fewer.
+        residual: ``R``; the paper doesn't tell its size.
+        skip: ``S``; the paper doesn't tell its size.
+        dilations: of each layer; three cycles of 1, 2, ..., 512 if left out.
+        context_dim: ``F``, see ``Autoregressive``.
+        embed: makes the context of ``y``, see ``Autoregressive``.
+    """
+
+    def __init__(
+        self,
+        data_shape: Sequence[int],
+        *,
+        levels: int = 256,
+        residual: int = 32,
+        skip: int = 64,
+        dilations: Sequence[int] = dilations(),
+        context_dim: int = 0,
+        embed: nn.Module | None = None,
+    ) -> None:
+        likelihood = Categorical(levels)
+        super().__init__(data_shape, likelihood, levels, context_dim=context_dim, embed=embed)
+        if len(self.data_shape) != 1:
+            raise ValueError(f"data_shape must be (T,), got {self.data_shape}")
+        if not dilations or min(dilations) < 1:
+            raise ValueError(f"dilations must be one or more steps back, got {tuple(dilations)}")
+        self.dilations = tuple(dilations)
+        last = len(self.dilations) - 1
+        self.input = nn.Embedding(levels, residual)
+        self.blocks = nn.ModuleList(
+            ResidualBlock(residual, skip, d, context_dim=context_dim, last=i == last)
+            for i, d in enumerate(self.dilations)
+        )
+        self.head = nn.Sequential(
+            nn.ReLU(), nn.Conv1d(skip, skip, 1), nn.ReLU(), nn.Conv1d(skip, levels, 1)
+        )
+
+    @property
+    def receptive_field(self) -> int:
+        """How many samples before it an output sees: 1 by the input layer, and each convolution
+        adds its dilation."""
+        return 1 + sum(self.dilations)
+
+    def check(self, x: Tensor) -> None:
+        """See ``Autoregressive``; of any length."""
+        if x.ndim != 2 or not x.shape[1]:
+            raise ValueError(
+                f"x must be a batch of shape (B, T), T at least 1, got {tuple(x.shape)}; a single "
+                "item needs x[None]"
+            )
+        check_levels("x", x, self.levels)
+
+    def context(self, y: Tensor | None, n: int, length: int | None = None) -> Tensor | None:
+        """See ``Autoregressive``; ``(n, F, 1)`` or ``(n, F, length)``."""
+        context, length = super().context(y, n), length or self.data_shape[0]
+        if context is None:
+            return None
+        if context.ndim == 2:
+            context = context[:, :, None]
+        if context.ndim != 3 or context.shape[2] not in (1, length):
+            raise ValueError(
+                f"y must give a context of shape (B, {self.context_dim}), the same for all samples,"
+                f" or (B, {self.context_dim}, {length}), one for each, got {tuple(context.shape)}"
+            )
+        return context
+
+    def features(self, embedded: Tensor, context: Tensor | None = None) -> Tensor:
+        """The network: embedded samples ``(B, R, T)`` to logits ``(B, levels, T)``.
+
+        ``context`` is as the method ``context`` returns it. Output ``t`` sees what is before ``t``.
+        """
+        x = F.pad(embedded, (1, -1))
+        total = torch.zeros((), dtype=x.dtype, device=x.device)
+        for block in self.blocks:
+            x, skip = block(x, context)
+            total = total + skip
+        return self.head(total)
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """Logits: levels ``(B, T)`` -> ``(B, levels, T)``."""
+        self.check(x)
+        context = self.context(y, *x.shape)
+        # One-hot samples under a convolution of width 1 are rows of a table.
+        return self.features(self.input(x).transpose(1, 2), context)
+
+    def places(self, shape: Sequence[int]) -> Iterator[Place]:
+        """One sample after the other: ``(t,)``."""
+        return ((t,) for t in range(shape[0]))
+
+    def of_length(self, length: int | None) -> Self:
+        """The same model, weights shared, that samples items of that length."""
+        if length is None:
+            return self
+        if length < 1:
+            raise ValueError(f"length must be at least 1, got {length}")
+        twin = copy(self)
+        twin.data_shape = (length,)
+        return twin
+
+    @torch.no_grad()
+    def generate(
+        self, rule: Rule, n: int, y: Tensor | None = None, length: int | None = None
+    ) -> Tensor:
+        """See ``Autoregressive``. Each layer keeps a queue of what it will look back at."""
+        if length is not None:
+            return self.of_length(length).generate(rule, n, y)
+        x = self.blank(n)
+        step = _Queues(self, n, self.context(y, n))
+        for t in range(x.shape[1]):
+            x[:, t] = rule(step(x[:, t - 1] if t else None), (t,))
+        return x
+
+    def generate_naive(
+        self, rule: Rule, n: int, y: Tensor | None = None, length: int | None = None
+    ) -> Tensor:
+        """See ``Autoregressive``."""
+        return Autoregressive.generate_naive(self.of_length(length), rule, n, y)
+
+    def sample(
+        self,
+        n: int,
+        y: Tensor | None = None,
+        *,
+        length: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Ancestral sampling: int64 levels, ``(n, T)``, or ``(n, length)``."""
+        return Autoregressive.sample(self.of_length(length), n, y, generator=generator)
+
+    def complete(
+        self,
+        x: Tensor,
+        known: Tensor,
+        y: Tensor | None = None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """See ``Autoregressive``; ``x`` ``(B, T)`` of any length."""
+        self.check(x)
+        whole = self.of_length(x.shape[1])
+        return Autoregressive.complete(whole, x, known, y, generator=generator)
+
+
+# Sampling: one queue for each layer, as Paine et al. 2016 do (https://arxiv.org/abs/1611.09482)
+
+
+class _Queues:
+    """The network at one sample of ``n`` items, then the next.
+
+    A layer sees its input now and ``dilation`` samples ago, so it keeps that many. All queues lie
+    in one tensor, ``(sum of dilations, n, R)``; sample ``t`` of a layer has slot ``t % dilation``
+    of its part. What the past says to all layers' gates is then one batched product.
+
+    As ``sigmoid(b) = (1 + tanh(b / 2)) / 2``, a gate takes one ``tanh`` over both halves of the
+    features, and yields ``2 z``; the factors 1/2 are put into the weights.
+    """
+
+    CHUNK = 256  # samples whose contexts are prepared at once
+
+    def __init__(self, net: WaveNet, n: int, context: Tensor | None) -> None:
+        blocks = cast(list[ResidualBlock], list(net.blocks))
+        table = net.input.weight.detach()
+        count, features = len(blocks), table.shape[1]
+        halved = table.new_ones(2 * features)
+        halved[features:] = 0.5
+        conv = torch.stack([b.conv.weight.detach() for b in blocks]) * halved[:, None, None]
+        past, now = conv.transpose(1, 2).unbind(-1)  # each (K, R, 2R)
+        self.past, self.table = past.contiguous(), table
+        bias = torch.stack([cast(Tensor, b.conv.bias).detach() for b in blocks]) * halved
+        self.bias, self.context = bias[:, None].expand(-1, n, -1).contiguous(), context
+        if context is not None:
+            v = torch.stack([b.from_context.weight.detach()[:, :, 0] for b in blocks])
+            self.v = v * halved[:, None]
+        self.skip = torch.cat([b.skip.weight.detach()[:, :, 0].T for b in blocks]) / 2
+        self.skip_bias = torch.stack([cast(Tensor, b.skip.bias).detach() for b in blocks]).sum(0)
+        linear = [m for m in net.head if isinstance(m, nn.Conv1d)]
+        self.head = [(cast(Tensor, m.bias).detach(), m.weight.detach()[:, :, 0].T) for m in linear]
+
+        self.dilations = torch.tensor(net.dilations, device=table.device)
+        self.first_slot = self.dilations.cumsum(0) - self.dilations
+        self.queue = table.new_zeros(sum(net.dilations), n, features)
+        self.seen = table.new_zeros(count, n, features)
+        self.inputs = table.new_zeros(count, n, features)
+        self.gates = table.new_zeros(count, n, 2 * features)
+        self.z = table.new_zeros(n, count * features)
+        self.layers = [
+            (gates, *gates.chunk(2, 1), w, z, None if b.residual is None else
+             b.residual.weight.detach()[:, :, 0].T.contiguous() / 2)
+            for b, gates, w, z in zip(
+                blocks, self.gates, now.contiguous(), self.z.chunk(count, 1), strict=True
+            )
+        ]  # fmt: skip
+        self.t = 0
+
+    def prepare(self) -> None:
+        """Slots and the context's part of the gates for the samples to come."""
+        t = torch.arange(self.t, self.t + self.CHUNK, device=self.dilations.device)
+        self.slots = (self.first_slot + t[:, None] % self.dilations).unbind()
+        if self.context is None:
+            self.shifts = [self.bias] * self.CHUNK
+            return
+        here = self.context
+        if here.shape[2] > 1:
+            here = here[:, :, self.t : self.t + self.CHUNK]
+        shifts = (torch.einsum("kof,nft->tkno", self.v, here) + self.bias).contiguous().unbind()
+        self.shifts = list(shifts) * (self.CHUNK if len(shifts) == 1 else 1)
+
+    def __call__(self, before: Tensor | None) -> Tensor:
+        """The sample before, ``(n,)`` (None if there is none), -> logits ``(n, levels)``."""
+        i = self.t % self.CHUNK
+        if i == 0:
+            self.prepare()
+        slots = self.slots[i]
+        torch.index_select(self.queue, 0, slots, out=self.seen)
+        torch.baddbmm(self.shifts[i], self.seen, self.past, out=self.gates)
+        x = self.inputs[0]
+        if before is not None:
+            torch.index_select(self.table, 0, before, out=x)
+        for i, (gates, f, g, now, z, residual) in enumerate(self.layers):
+            gates.addmm_(x, now).tanh_()
+            torch.addcmul(f, f, g, out=z)
+            if residual is not None:
+                x = torch.addmm(x, z, residual, out=self.inputs[i + 1])
+        self.queue.index_copy_(0, slots, self.inputs)
+        self.t += 1
+        h = torch.addmm(self.skip_bias, self.z, self.skip)
+        for bias, weight in self.head:
+            h = torch.addmm(bias, h.relu_(), weight)
+        return h

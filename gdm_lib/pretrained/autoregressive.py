@@ -12,13 +12,24 @@ from torch.optim import Adam
 
 from gdm_lib.autoregressive.gated_pixelcnn import GatedPixelCNN
 from gdm_lib.autoregressive.pixelcnn import Autoregressive
+from gdm_lib.autoregressive.pixelcnn_pp import PixelCNNpp, Softmax
 from gdm_lib.data import glyphs
 from gdm_lib.nn import ClassEmbedding
 from gdm_lib.pretrained import Recipe
 from gdm_lib.pretrained.flows import GLYPHS
 from gdm_lib.training import cosine, fit
 
-__all__ = ["GLYPH_LEVELS", "gated_glyphs", "to_levels"]
+__all__ = [
+    "COLOUR_GLYPHS",
+    "GLYPH_LEVELS",
+    "gated_glyphs",
+    "pp_full",
+    "pp_glyphs",
+    "pp_no_downsampling",
+    "pp_no_shortcuts",
+    "pp_softmax",
+    "to_levels",
+]
 
 GLYPH_LEVELS = 8
 """Grey levels that ``gated_glyphs`` was trained on; its letters are ``flows.GLYPHS``."""
@@ -88,3 +99,68 @@ gated_glyphs = Recipe(
     _train_gated,
     _evaluate_gated,
 )
+
+
+# PixelCNN++: the same letters in colour, and one colour of them for the ablations
+
+COLOUR_GLYPHS: dict[str, Any] = {**GLYPHS, "colour": True}
+"""Arguments of ``glyphs.load`` for the recipes of PixelCNN++, which have all 256 levels."""
+
+
+def _train_pp(model: nn.Module, channels: slice, steps: int, labels: bool) -> dict[str, Any]:
+    items, batch = 60_000, 32
+    train = glyphs.load(items, 0, **COLOUR_GLYPHS).train
+    x, y = to_levels(train.x[:, channels], 256), train.y
+    cast(PixelCNNpp, model).initialise(x[:256], y[:256] if labels else None)
+    fit(
+        model,
+        (x, y) if labels else x,
+        steps=steps,
+        batch_size=batch,
+        optimizer=partial(Adam, lr=2e-3),
+        schedule=cosine(steps),
+        clip_grad_norm=2000.0,
+    )
+    what = "in colour" if channels == slice(3) else "in the green of random colours"
+    return {
+        "data": f"glyphs: {items:,} capitals {what}, 16x16, 256 levels",
+        "batch size": batch,
+        "steps": steps,
+    }
+
+
+def _evaluate_pp(model: nn.Module, channels: slice, labels: bool) -> dict[str, float]:
+    test = glyphs.load(0, 1000, **COLOUR_GLYPHS).test
+    return bits(model, to_levels(test.x[:, channels], 256), test.y if labels else None)
+
+
+pp_glyphs = Recipe(
+    lambda: PixelCNNpp(
+        (3, 16, 16),
+        components=5,
+        features=32,
+        blocks=1,
+        dropout=0.0,
+        context_dim=20,
+        embed=ClassEmbedding(len(GLYPHS["characters"]), 20),
+    ),
+    partial(_train_pp, channels=slice(3), steps=6000, labels=True),
+    partial(_evaluate_pp, channels=slice(3), labels=True),
+)
+
+
+def _ablation(**changes: Any) -> Recipe:
+    """The same in all but what is named."""
+    return Recipe(
+        lambda: PixelCNNpp(
+            (1, 16, 16), components=5, features=18, blocks=1, dropout=0.0, **changes
+        ),
+        partial(_train_pp, channels=slice(1, 2), steps=2500, labels=False),
+        partial(_evaluate_pp, channels=slice(1, 2), labels=False),
+    )
+
+
+pp_full = _ablation()
+pp_softmax = _ablation(likelihood=Softmax(256))
+pp_no_downsampling = _ablation(strides=(1, 1))
+pp_no_shortcuts = _ablation(shortcuts=False)

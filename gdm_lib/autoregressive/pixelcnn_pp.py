@@ -245,7 +245,7 @@ class Softmax(nn.Module):
         index = torch.zeros_like(x[:, 0])
         for level in x.unbind(1):
             index = index * self.levels + level
-        return self.whole.log_prob(params, index)
+        return self.whole.log_prob(params.unsqueeze(2), index.unsqueeze(1))
 
     def sample(self, params: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """Draw int64 levels: ``(B, L^C, ...)`` -> ``(B, C, ...)``."""

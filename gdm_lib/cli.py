@@ -48,9 +48,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _data(names: Sequence[str]) -> None:
-    from gdm_lib.data import mnist  # torch takes a second to import; --help needs none of it
+    from gdm_lib.data import fsdd, mnist  # torch takes a second to import; --help needs none of it
 
-    sets = {"mnist": mnist.MNIST_FILES, "fashion_mnist": mnist.FASHION_FILES}
+    sets = {
+        "mnist": mnist.MNIST_FILES,
+        "fashion_mnist": mnist.FASHION_FILES,
+        "fsdd": (fsdd.RECORDINGS,),
+    }
     if unknown := [name for name in names if name not in sets]:
         raise ValueError(f"there is no data set {unknown[0]!r} to fetch, only {', '.join(sets)}")
     for name in names:

@@ -7,7 +7,7 @@ import hashlib
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException
@@ -37,13 +37,18 @@ class RemoteFile:
         path: where it lies below the cache and below a mirror, such as ``mnist/images.gz``.
         urls: its addresses, tried in this order.
         sha256: of its bytes, in hexadecimal.
-        size: its length in bytes.
+        size: its length in bytes; no source may send more.
+        unpack: makes it from what a source sends, where that is an archive whose own bytes vary.
+            It works in memory, and raises ValueError if it can't.
+        mirror_path: where the archive lies below a mirror; for what isn't unpacked, ``path``.
     """
 
     path: str
     urls: tuple[str, ...]
     sha256: str
     size: int
+    unpack: Callable[[bytes], bytes] | None = None
+    mirror_path: str | None = None
 
 
 def cache_dir() -> Path:
@@ -70,10 +75,11 @@ def fetch(file: RemoteFile) -> Path:
 
     A download goes to a temporary file beside its place, is verified, and only then takes its
     name, in one step; several processes may fetch the same file at once. A cached file that
-    fails its checksum is downloaded again.
+    fails its checksum is downloaded again. What comes out of an archive is verified and kept; the
+    archive isn't.
 
     ``GDM_MIRROR`` replaces the official addresses: a base such as ``file:///srv/data`` or
-    ``http://127.0.0.1:8000``, below which files lie as in the cache.
+    ``http://127.0.0.1:8000``, below which files lie as in the cache, or at their ``mirror_path``.
 
     Raises:
         DataError: no network, an HTTP error, a cut or altered file, a full disk, or a cache that
@@ -112,7 +118,7 @@ def _addresses(file: RemoteFile) -> tuple[str, ...]:
             "GDM_MIRROR must be a base address that begins with file://, http:// or https://, "
             f"got {mirror!r}; set it to one, or unset it to use the official addresses"
         )
-    return (f"{mirror.rstrip('/')}/{file.path}",)
+    return (f"{mirror.rstrip('/')}/{file.mirror_path or file.path}",)
 
 
 def _intact(path: Path, file: RemoteFile) -> bool:
@@ -136,7 +142,7 @@ def _download(url: str, path: Path, file: RemoteFile) -> None:
         with _disk_errors(path, file), os.fdopen(handle, "wb") as out:
             digest = hashlib.sha256()
             received = 0
-            for chunk in _chunks(url, file):
+            for chunk in _unpacked(url, file) if file.unpack else _chunks(url, file):
                 out.write(chunk)
                 digest.update(chunk)
                 received += len(chunk)
@@ -155,11 +161,24 @@ def _download(url: str, path: Path, file: RemoteFile) -> None:
         part.unlink(missing_ok=True)
 
 
+def _unpacked(url: str, file: RemoteFile) -> Iterator[bytes]:
+    assert file.unpack is not None
+    archive = b"".join(_chunks(url, file))
+    if len(archive) > file.size:
+        raise _SourceError(f"more bytes came than the {file.size} that they should unpack to")
+    try:
+        content = file.unpack(archive)
+    except ValueError as error:
+        raise _SourceError(f"what came can't be unpacked ({error})") from error
+    yield content
+
+
 def _chunks(url: str, file: RemoteFile) -> Iterator[bytes]:
     """The bytes at ``url``, with a progress bar; every fault of the source as one error."""
     with _source_errors():
         response: BinaryIO = urlopen(url, timeout=TIMEOUT)
-    bar = tqdm(total=file.size, unit="B", unit_scale=True, desc=Path(file.path).name, leave=False)
+    total = None if file.unpack else file.size  # how long an archive is can't be known
+    bar = tqdm(total=total, unit="B", unit_scale=True, desc=Path(file.path).name, leave=False)
     with response, bar:
         received = 0
         while received <= file.size:  # a server that sends without end is cut off

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gdm_lib.data import digits, toy2d
+from gdm_lib.data import digits, fsdd, tones, toy2d
 from gdm_lib.data.mnist import FASHION_FILES, MNIST_FILES
 
 CARDS = Path(__file__).parents[2] / "data"
@@ -16,7 +16,7 @@ def card(name: str) -> str:
 
 def test_every_card_is_in_the_index():
     names = {path.stem for path in CARDS.glob("*.md")} - {"README"}
-    assert names == {"toy2d", "digits", "glyphs", "mnist", "fashion_mnist"}
+    assert names == {"toy2d", "tones", "digits", "glyphs", "mnist", "fashion_mnist", "fsdd"}
     for name in names:
         assert f"[{name}]({name}.md)" in card("README")
         assert "**Licence.**" in card(name)
@@ -29,7 +29,8 @@ def test_the_entropies_are_those_of_the_densities(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "files"), [("mnist", MNIST_FILES), ("fashion_mnist", FASHION_FILES)]
+    ("name", "files"),
+    [("mnist", MNIST_FILES), ("fashion_mnist", FASHION_FILES), ("fsdd", (fsdd.RECORDINGS,))],
 )
 def test_checksums_and_addresses_are_those_of_the_downloads(name, files):
     text = card(name)
@@ -43,3 +44,18 @@ def test_checksums_and_addresses_are_those_of_the_downloads(name, files):
 def test_sizes_of_the_digits():
     data = digits.load()
     assert f"{len(data.train):,} to train and {len(data.test)} to test" in card("digits")
+
+
+def test_the_process_and_its_sizes():
+    text = card("tones")
+    process = tones.AutoregressiveProcess()
+    entropies = [process.conditional_entropy(context) for context in (0, 1, 2)]
+    assert "{:.6f}, {:.6f} and {:.6f}".format(*entropies) in text
+    for name in tones.TIMBRES:
+        assert name in text
+
+
+def test_speakers_of_the_spoken_digits():
+    for name in fsdd.SPEAKERS:
+        assert name in card("fsdd")
+    assert str(fsdd.RECORDINGS.mirror_path) in card("README")

@@ -307,3 +307,61 @@ def test_the_cache_lies_where_it_should(monkeypatch, tmp_path):
     monkeypatch.setattr(_download.sys, "platform", "win32")
     monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "local"))
     assert cache_dir() == tmp_path / "local" / "gdm_lib"
+
+
+# -- archives, of which what they hold is kept
+
+
+def packed(server, *faults, unpack=lambda sent: sent[::-1] + sent):
+    base = remote(server, *faults)
+    content = CONTENT[::-1] + CONTENT
+    digest = hashlib.sha256(content).hexdigest()
+    return RemoteFile(base.path, base.urls, digest, len(content), unpack, "set/archive.tar")
+
+
+def test_what_an_archive_holds_is_kept_and_verified(server, cache):
+    path = fetch(packed(server, "ok"))
+    assert path == cache / "set" / "file.gz"
+    assert path.read_bytes() == CONTENT[::-1] + CONTENT
+    assert files_in(cache) == [path]
+    asked = len(server.hits)
+    assert fetch(packed(server, "ok")) == path
+    assert len(server.hits) == asked
+    path.write_bytes(CONTENT)
+    assert fetch(packed(server, "ok")).read_bytes() == CONTENT[::-1] + CONTENT
+    assert len(server.hits) == asked + 1
+
+
+def refuse(sent):
+    raise ValueError("it is no archive")
+
+
+@pytest.mark.parametrize(
+    ("fault", "unpack", "message"),
+    [
+        ("altered", lambda sent: sent[::-1] + sent, "what came has SHA-256"),
+        ("cut", lambda sent: sent[::-1] + sent, f"{len(CONTENT)} bytes came, expected"),
+        ("missing", lambda sent: sent[::-1] + sent, "the server answered 404"),
+        ("ok", refuse, r"/ok/file.gz: what came can't be unpacked \(it is no archive\)"),
+        ("endless", refuse, f"more bytes came than the {2 * len(CONTENT)}"),
+    ],
+)
+def test_a_faulty_archive_is_named_and_leaves_nothing(server, cache, fault, unpack, message):
+    with pytest.raises(DataError, match=message):
+        fetch(packed(server, fault, unpack=unpack))
+    assert files_in(cache) == []
+
+
+def test_the_second_address_of_an_archive_helps_out(server):
+    def unpack(sent):
+        return sent[::-1] + sent if sent == CONTENT else refuse(sent)
+
+    path = fetch(packed(server, "altered", "ok", unpack=unpack))
+    assert path.read_bytes() == CONTENT[::-1] + CONTENT
+
+
+def test_a_mirror_has_the_archive_under_its_own_name(server, tmp_path, monkeypatch):
+    (tmp_path / "mirror" / "set").mkdir(parents=True)
+    (tmp_path / "mirror" / "set" / "archive.tar").write_bytes(CONTENT)
+    monkeypatch.setenv("GDM_MIRROR", (tmp_path / "mirror").as_uri())
+    assert fetch(packed(server, "missing")).read_bytes() == CONTENT[::-1] + CONTENT

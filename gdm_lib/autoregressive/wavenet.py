@@ -112,39 +112,37 @@ def mu_law_decode(x: Tensor, levels: int = 256, *, mu: float = 255.0) -> Tensor:
     return compressed.sign() * torch.expm1(compressed.abs() * math.log1p(mu)) / mu
 
 
-# Sections 2.3 and 2.4: gated units, residual and skip connections
+# Sections 2.3 and 2.4: gated units and residual connections
 
 
 class ResidualBlock(nn.Module):
-    """One layer of figure 4.
+    """One layer of figure 4, without its skip connection, which ``WaveNet`` has.
 
     Args:
         residual: ``R``.
-        skip: ``S``.
         dilation: of its convolution.
         context_dim: ``F``; 0 for none.
         last: whether no layer follows, so that the residual connection would lead nowhere.
     """
 
     def __init__(
-        self, residual: int, skip: int, dilation: int, *, context_dim: int = 0, last: bool = False
+        self, residual: int, dilation: int, *, context_dim: int = 0, last: bool = False
     ) -> None:
         super().__init__()
         self.conv = CausalConv1d(residual, 2 * residual, dilation)
-        self.skip = nn.Conv1d(residual, skip, 1)
         # No bias: the gates of all further layers have their own.
         self.residual = None if last else nn.Conv1d(residual, residual, 1, bias=False)
         if context_dim:
             self.from_context = nn.Conv1d(context_dim, 2 * residual, 1, bias=False)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """``x`` ``(B, R, T)`` and a context ``(B, F, 1 or T)`` -> the next ``x``, and what the
-        layer says to the output, ``(B, S, T)``."""
+        """``x`` ``(B, R, T)`` and a context ``(B, F, 1 or T)`` -> the next ``x``, and what
+        the gate lets through, ``z`` ``(B, R, T)``."""
         gates = self.conv(x)
         if context is not None:
             gates = gates + self.from_context(context)
         z = gate(gates)  # equations 2 and 3
-        return (x if self.residual is None else x + self.residual(z)), self.skip(z)
+        return (x if self.residual is None else x + self.residual(z)), z
 
 
 # Section 2.5: conditional WaveNets
@@ -218,9 +216,11 @@ class WaveNet(Autoregressive):
         last = len(self.dilations) - 1
         self.input = nn.Embedding(levels, residual)
         self.blocks = nn.ModuleList(
-            ResidualBlock(residual, skip, d, context_dim=context_dim, last=i == last)
+            ResidualBlock(residual, d, context_dim=context_dim, last=i == last)
             for i, d in enumerate(self.dilations)
         )
+        # The sum of a 1x1 convolution for each layer is one of all layers' features together.
+        self.skip = nn.Conv1d(len(self.dilations) * residual, skip, 1)
         self.head = nn.Sequential(
             nn.ReLU(), nn.Conv1d(skip, skip, 1), nn.ReLU(), nn.Conv1d(skip, levels, 1)
         )
@@ -259,12 +259,11 @@ class WaveNet(Autoregressive):
 
         ``context`` is as the method ``context`` returns it. Output ``t`` sees what is before ``t``.
         """
-        x = F.pad(embedded, (1, -1))
-        total = torch.zeros((), dtype=x.dtype, device=x.device)
+        x, gated = F.pad(embedded, (1, -1)), list[Tensor]()
         for block in self.blocks:
-            x, skip = block(x, context)
-            total = total + skip
-        return self.head(total)
+            x, z = block(x, context)
+            gated.append(z)
+        return self.head(self.skip(torch.cat(gated, 1)))
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Logits: levels ``(B, T)`` -> ``(B, levels, T)``."""
@@ -361,10 +360,10 @@ class _Queues:
         if context is not None:
             v = torch.stack([b.from_context.weight.detach()[:, :, 0] for b in blocks])
             self.v = v * halved[:, None]
-        self.skip = torch.cat([b.skip.weight.detach()[:, :, 0].T for b in blocks]) / 2
-        self.skip_bias = torch.stack([cast(Tensor, b.skip.bias).detach() for b in blocks]).sum(0)
-        linear = [m for m in net.head if isinstance(m, nn.Conv1d)]
-        self.head = [(cast(Tensor, m.bias).detach(), m.weight.detach()[:, :, 0].T) for m in linear]
+        last = [m for m in (net.skip, *net.head) if isinstance(m, nn.Conv1d)]
+        top = [(cast(Tensor, m.bias).detach(), m.weight.detach()[:, :, 0].T) for m in last]
+        (self.skip_bias, skip), *self.head = top
+        self.skip = skip / 2
 
         self.dilations = torch.tensor(net.dilations, device=table.device)
         self.first_slot = self.dilations.cumsum(0) - self.dilations

@@ -225,10 +225,10 @@ def stack(model: WaveNet, context_dim: int = 0) -> Callable[[Tensor, Tensor | No
                 whole = y[:, :, None].expand(-1, -1, length) if y.ndim == 2 else y
                 f, g = f + conv(v_f)(whole), g + conv(v_g)(whole)
             z = f.tanh() * g.sigmoid()
-            skips.append(conv(part["skip.weight"], part["skip.bias"])(z))
+            skips.append(conv(state["skip.weight"].chunk(len(model.dilations), 1)[k])(z))
             if k < len(model.dilations) - 1:
                 h = h + conv(part["residual.weight"])(z)
-        h = torch.stack(skips).sum(0)
+        h = torch.stack(skips).sum(0) + state["skip.bias"][:, None]
         for i in (1, 3):
             h = conv(state[f"head.{i}.weight"], state[f"head.{i}.bias"])(h.relu())
         return h
@@ -454,8 +454,9 @@ def test_bad_contexts_are_refused_by_name():
                 call(bad)
     with pytest.raises(ValueError, match=r"\(B, 3, 9\), one for each, got \(2, 3, 6\)"):
         model.sample(2, y, length=9)
-    with pytest.raises(ValueError, match=r"y must be a batch of series \(B, 2, T / 4\), got"):
-        Upsample(2, 3, 4)(y)
+    for series in (y, y[0, :2, :2]):
+        with pytest.raises(ValueError, match=r"y must be a batch of series \(B, 2, T / 4\), got"):
+            Upsample(2, 3, 4)(series)
 
 
 def test_bad_labels_are_refused_by_name():

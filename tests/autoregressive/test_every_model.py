@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from gdm_lib.autoregressive.gated_pixelcnn import GatedPixelCNN
 from gdm_lib.autoregressive.pixelcnn import Autoregressive, PixelCNN
+from gdm_lib.autoregressive.pixelcnn_pp import PixelCNNpp
 from gdm_lib.autoregressive.pixelrnn import DiagonalBiLSTM, PixelRNN, RowLSTM
+from gdm_lib.autoregressive.wavenet import WaveNet
 from gdm_lib.nn import ClassEmbedding
 from gdm_lib.protocols import LikelihoodModel
 
@@ -81,48 +83,96 @@ def gated_sees(pixel: Pixel, size: Pixel) -> tuple[set[Pixel], set[Pixel]]:
     return inside(above, size) | masked(right, size, (1, 3), strict=True), right
 
 
-def all_before(pixel: Pixel, size: Pixel) -> set[Pixel]:
-    return {other for other in itertools.product(*map(range, size)) if other < pixel}
+Shape = tuple[int, ...]
+Claim = Callable[[Shape, Shape], Tensor]
+"""``(place, shape of an item) -> `` True at the entries that the place's conditional must see."""
+
+
+def of_colours(sees: Seen) -> Claim:
+    """Colours come one after the other: ``place`` is ``(c, i, j)``."""
+
+    def claim(place: Shape, shape: Shape) -> Tensor:
+        claimed, pixel = torch.zeros(shape, dtype=torch.bool), (place[1], place[2])
+        fully, but_the_last = sees(pixel, (shape[1], shape[2]))
+        for i, j in but_the_last - {pixel}:
+            claimed[:-1, i, j] = True
+        for i, j in fully:
+            claimed[:, i, j] = True
+        claimed[(slice(place[0]), *pixel)] = True  # colours before its own
+        return claimed
+
+    return claim
+
+
+def whole_pixels(place: Shape, shape: Shape) -> Tensor:
+    """All pixels before, in all their colours: ``place`` is ``(i, j)``."""
+    before = torch.zeros(shape, dtype=torch.bool).flatten(1)
+    before[:, : place[0] * shape[2] + place[1]] = True
+    return before.view(shape)
+
+
+def samples(place: Shape, shape: Shape) -> Tensor:
+    """As far back as the dilations below reach: ``place`` is ``(t,)``."""
+    age = place[0] - torch.arange(shape[0])
+    return (age >= 1) & (age <= 1 + 1 + 2 + 1)
 
 
 @dataclass(frozen=True)
-class Images:
-    """A model of images: how to make it, and what it claims."""
+class Case:
+    """A model: how to make it of ``(shape, levels, classes)``, and what it claims."""
 
     build: Callable[..., Autoregressive]
-    sees: Seen
-    colours: bool = True
-    """Whether the colours of a pixel come one after the other."""
-    classes: bool = False
+    claim: Claim
+    classes: bool = True
     """Whether it can be conditioned on a class."""
+    items: tuple[tuple[Shape, int], ...] = (((1, 3, 3), 2), ((3, 1, 2), 3))
+    """Shapes and levels so small that all items can be listed."""
+    shapes: tuple[Shape, ...] = ((1, 6, 5), (3, 3, 4))
 
 
 SMALL = {"h": 12, "layers": 2, "head": 18, "kernel": 3}
-IMAGES = {
-    "pixelcnn": Images(
-        lambda shape, levels, classes=0: PixelCNN(shape, levels=levels, **SMALL), pixelcnn_sees
+CASES = {
+    "pixelcnn": Case(
+        lambda shape, levels, _=0: PixelCNN(shape, levels=levels, **SMALL),
+        of_colours(pixelcnn_sees),
+        classes=False,
     ),
-    "row_lstm": Images(
-        lambda shape, levels, classes=0: PixelRNN(shape, levels=levels, lstm=RowLSTM, **SMALL),
-        row_lstm_sees,
+    "row_lstm": Case(
+        lambda shape, levels, _=0: PixelRNN(shape, levels=levels, lstm=RowLSTM, **SMALL),
+        of_colours(row_lstm_sees),
+        classes=False,
     ),
-    "diagonal_bilstm": Images(
-        lambda shape, levels, classes=0: PixelRNN(
-            shape, levels=levels, lstm=DiagonalBiLSTM, **SMALL
-        ),
-        diagonal_bilstm_sees,
+    "diagonal_bilstm": Case(
+        lambda shape, levels, _=0: PixelRNN(shape, levels=levels, lstm=DiagonalBiLSTM, **SMALL),
+        of_colours(diagonal_bilstm_sees),
+        classes=False,
     ),
-    "gated_pixelcnn": Images(
+    "gated_pixelcnn": Case(
         lambda shape, levels, classes=0: GatedPixelCNN(
             shape, levels=levels, p=12, layers=2, first_kernel=3, **conditional(classes)
         ),
-        gated_sees,
-        classes=True,
+        of_colours(gated_sees),
+    ),
+    "pixelcnn_pp": Case(
+        lambda shape, levels, classes=0: PixelCNNpp(
+            shape, levels=levels, components=2, features=8, blocks=1, **conditional(classes)
+        ),
+        whole_pixels,
+    ),
+    "wavenet": Case(
+        lambda shape, levels, classes=0: WaveNet(
+            shape, levels=levels, residual=6, skip=7, dilations=(1, 2, 1), **conditional(classes)
+        ),
+        samples,
+        items=(((5,), 3),),
+        shapes=((12,),),
     ),
 }
-ALL = pytest.mark.parametrize("name", IMAGES)
-WITH_CLASSES = [(name, n) for name, case in IMAGES.items() for n in (0, 3) if case.classes or not n]
-CONDITIONAL = pytest.mark.parametrize("name", [k for k, v in IMAGES.items() if v.classes])
+CONDITIONAL = [name for name, case in CASES.items() if case.classes]
+ALL = pytest.mark.parametrize("name", CASES)
+SHAPES = pytest.mark.parametrize(
+    ("name", "shape"), [(name, shape) for name, case in CASES.items() for shape in case.shapes]
+)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -138,29 +188,38 @@ def loud(module: nn.Module) -> nn.Module:
     return module.double().eval()
 
 
-def built(name: str, shape: tuple[int, ...], levels: int, classes: int = 0) -> Autoregressive:
-    return loud(IMAGES[name].build(shape, levels, classes))
+def built(name: str, shape: Shape, levels: int, classes: int = 0) -> Autoregressive:
+    return loud(CASES[name].build(shape, levels, classes))
 
 
-def every(shape: tuple[int, ...], levels: int) -> Tensor:
+def every(shape: Shape, levels: int) -> Tensor:
     """All items of that shape."""
     return torch.cartesian_prod(*[torch.arange(levels)] * math.prod(shape)).view(-1, *shape)
 
 
 @ALL
 def test_keeps_the_contract(name):
-    model = IMAGES[name].build((1, 3, 3), 2)
+    shape, levels = CASES[name].items[0]
+    model = CASES[name].build(shape, levels).eval()
     assert isinstance(model, LikelihoodModel)
     assert model.bound is False
-    assert model.sample(2, generator=seeded()).shape == (2, 1, 3, 3)
-    x = torch.randint(2, (2, 1, 3, 3), generator=seeded())
-    terms = model.loss(x)
-    assert torch.allclose(terms["loss"], -model.log_prob(x).mean())
-    assert torch.allclose(terms["bits_per_dim"] * 9 * math.log(2), terms["loss"])
+    drawn = model.sample(2, generator=seeded())
+    assert drawn.shape == (2, *shape)
+    assert drawn.dtype == torch.int64
+    terms = model.loss(drawn)
+    assert torch.allclose(terms["loss"], -model.log_prob(drawn).mean())
+    assert torch.allclose(terms["bits_per_dim"] * math.prod(shape) * math.log(2), terms["loss"])
 
 
-@pytest.mark.parametrize(("shape", "levels"), [((1, 3, 3), 2), ((3, 1, 2), 3)])
-@pytest.mark.parametrize(("name", "classes"), WITH_CLASSES)
+@pytest.mark.parametrize(
+    ("name", "shape", "levels", "classes"),
+    [
+        (name, *item, classes)
+        for name, case in CASES.items()
+        for item in case.items
+        for classes in (0, 2)[: 1 + case.classes]
+    ],
+)
 def test_probabilities_sum_to_one(name, shape, levels, classes):
     model, x = built(name, shape, levels, classes), every(shape, levels)
     y = torch.ones(len(x), dtype=torch.int64) if classes else None
@@ -170,46 +229,43 @@ def test_probabilities_sum_to_one(name, shape, levels, classes):
     assert log_p.exp().sum().item() == pytest.approx(1, abs=1e-10)
 
 
-def slopes(model: Autoregressive, shape: tuple[int, ...]) -> dict[tuple[int, ...], Tensor]:
-    """For each place, how far its parameters lean on each entry of the image."""
-    image = torch.rand(6, *shape, generator=seeded(), dtype=torch.float64).requires_grad_()
-    out = model.features(image)
+def slopes(model: Autoregressive, shape: Shape) -> dict[Shape, Tensor]:
+    """For each place, how far its parameters lean on each entry of the item."""
+    if len(shape) == 1:  # samples are embedded
+        item = torch.randn(6, 6, *shape, generator=seeded(), dtype=torch.float64)
+    else:
+        item = 2 * torch.rand(6, *shape, generator=seeded(), dtype=torch.float64) - 1
+    item.requires_grad_()
+    out = model.features(item)
     if out.shape[1] == shape[0] * model.levels:
         out = out.unflatten(1, (shape[0], model.levels)).transpose(1, 2)
     weights = torch.rand(out.shape[1], generator=seeded(1), dtype=torch.float64)
     found = {}
     for place in model.places(shape):
         of_place = out[(..., *place)]
-        (slope,) = torch.autograd.grad((of_place @ weights).sum(), image, retain_graph=True)
-        found[place] = slope.abs().sum(0)
+        (slope,) = torch.autograd.grad((of_place @ weights).sum(), item, retain_graph=True)
+        slope = slope.abs().sum(0)
+        found[place] = slope.sum(0) if len(shape) == 1 else slope
     return found
 
 
-@ALL
-@pytest.mark.parametrize("shape", [(1, 6, 5), (3, 3, 4)])
+@SHAPES
 def test_gradient_is_zero_from_its_own_place_on_and_reaches_all_it_claims(name, shape):
-    case = IMAGES[name]
     for place, slope in slopes(built(name, shape, 3), shape).items():
-        pixel = place[-2:]
-        claimed = torch.zeros(shape, dtype=torch.bool)
-        fully, but_the_last = case.sees(pixel, shape[1:])
-        for i, j in but_the_last - {pixel}:
-            claimed[:-1, i, j] = True
-        for i, j in fully:
-            claimed[:, i, j] = True
-        if case.colours:
-            claimed[(slice(place[0]), *pixel)] = True  # colours before its own
+        claimed = CASES[name].claim(place, shape)
         assert (slope[~claimed] == 0).all(), f"{place} sees what it must not"
         assert (slope[claimed] > 0).all(), f"{place} is blind where it should see"
 
 
-@ALL
-def test_no_claim_goes_beyond_the_past(name):
-    size = (6, 5)
-    for pixel in itertools.product(*map(range, size)):
-        fully, but_the_last = IMAGES[name].sees(pixel, size)
-        assert fully | but_the_last <= all_before(pixel, size) | {pixel}
-        assert pixel not in fully
+@SHAPES
+def test_no_claim_goes_beyond_the_past(name, shape):
+    """Places come in order, and none is claimed to see itself or one that comes later."""
+    model = CASES[name].build(shape, 3)
+    later = torch.ones(shape, dtype=torch.bool)
+    for place in model.places(shape):
+        assert not (CASES[name].claim(place, shape) & later).any()
+        later[(..., *place)] = False
+    assert not later.any()
 
 
 class Recorder:
@@ -218,16 +274,23 @@ class Recorder:
     def __init__(self, model: Autoregressive) -> None:
         self.model, self.generator = model, seeded(3)
         self.params: list[Tensor] = []
-        self.places: list[tuple[int, ...]] = []
+        self.places: list[Shape] = []
 
-    def __call__(self, params: Tensor, place: tuple[int, ...]) -> Tensor:
+    def __call__(self, params: Tensor, place: Shape) -> Tensor:
         self.params.append(params.clone())
         self.places.append(place)
         return self.model.likelihood.sample(params, generator=self.generator)
 
 
-@pytest.mark.parametrize("shape", [(1, 6, 5), (3, 3, 4)])
-@pytest.mark.parametrize(("name", "classes"), WITH_CLASSES)
+@pytest.mark.parametrize(
+    ("name", "shape", "classes"),
+    [
+        (name, shape, classes)
+        for name, case in CASES.items()
+        for shape in case.shapes
+        for classes in (0, 3)[: 1 + case.classes]
+    ],
+)
 def test_the_cached_sampler_is_the_naive_one_at_every_step(name, shape, classes):
     model = built(name, shape, 4, classes).float()
     y = torch.tensor([0, 2, 1]) if classes else None
@@ -246,32 +309,35 @@ def test_the_cached_sampler_is_the_naive_one_at_every_step(name, shape, classes)
 
 @ALL
 def test_samples_have_the_probabilities_that_the_density_says(name):
-    model = built(name, (1, 2, 2), 2)
+    shape = (1, 2, 2) if len(CASES[name].shapes[0]) == 3 else (4,)
+    model = built(name, shape, 2)
     n = 20_000
     codes = model.sample(n, generator=seeded(7)).flatten(1) @ torch.tensor([8, 4, 2, 1])
     counts = torch.bincount(codes, minlength=16)
     with torch.no_grad():
-        expected = n * model.log_prob(every((1, 2, 2), 2)).exp()
+        expected = n * model.log_prob(every(shape, 2)).exp()
     chi2 = ((counts - expected).square() / expected).sum()
     assert chi2 < 45, "beyond 1 in 10,000 for 15 degrees of freedom"
 
 
-@ALL
-def test_completion_keeps_what_is_known_and_draws_the_rest(name):
-    model = built(name, (1, 4, 3), 4)
-    x = torch.randint(4, (5, 1, 4, 3), generator=seeded())
-    known = torch.zeros(1, 4, 3, dtype=torch.bool)
-    known[:, :2] = True
+@SHAPES
+def test_completion_keeps_what_is_known_and_draws_the_rest(name, shape):
+    model = built(name, shape, 4)
+    x = torch.randint(4, (5, *shape), generator=seeded())
+    known = torch.zeros(shape, dtype=torch.bool)
+    half = (slice(None), slice(shape[1] // 2)) if len(shape) == 3 else slice(shape[0] // 2)
+    known[half] = True
     done = model.complete(x, known, generator=seeded(1))
-    assert torch.equal(done[:, :, :2], x[:, :, :2])
-    assert not torch.equal(done[:, :, 2:], x[:, :, 2:])
-    # The unknown half isn't looked at.
+    assert torch.equal(done[:, known], x[:, known])
+    assert not torch.equal(done[:, ~known], x[:, ~known])
+    # What is not known isn't looked at.
     other = torch.where(known, x, 3 - x)
     assert torch.equal(model.complete(other, known, generator=seeded(1)), done)
 
 
-@CONDITIONAL
-@pytest.mark.parametrize("shape", [(1, 3, 3), (3, 2, 2)])
+@pytest.mark.parametrize(
+    ("name", "shape"), [(name, shape) for name in CONDITIONAL for shape in CASES[name].shapes]
+)
 def test_the_class_reaches_every_place(name, shape):
     model = built(name, shape, 3, classes=2)
     x = torch.randint(3, (1, *shape), generator=seeded())
@@ -283,11 +349,13 @@ def test_the_class_reaches_every_place(name, shape):
 
 @ALL
 def test_bad_input_is_refused_by_name(name):
-    model = IMAGES[name].build((1, 3, 3), 4)
-    x = torch.zeros(2, 1, 3, 3, dtype=torch.int64)
+    shape, _ = CASES[name].items[0]
+    model = CASES[name].build(shape, 4)
+    x = torch.zeros(2, *shape, dtype=torch.int64)
     for bad, told in [
-        (x[0], r"x must be a batch of shape \(B, 1, 3, 3\), got \(1, 3, 3\)"),
-        (x[:, :, :2], r"x must be a batch of shape \(B, 1, 3, 3\), got \(2, 1, 2, 3\)"),
+        (x[0], "x must be a batch of shape"),
+        (x[:, None], "x must be a batch of shape"),
+        (x[..., :0], "x must be a batch of shape"),
         (x.float(), "x must hold int64 levels 0 to 3, got torch.float32"),
         (x + 4, "x must hold levels 0 to 3, got 4 to 4"),
         (x - 1, "x must hold levels 0 to 3, got -1 to -1"),
@@ -300,10 +368,11 @@ def test_bad_input_is_refused_by_name(name):
         model.sample(2, torch.zeros(2, dtype=torch.int64))
 
 
-@CONDITIONAL
+@pytest.mark.parametrize("name", CONDITIONAL)
 def test_bad_labels_are_refused_by_name(name):
-    model = IMAGES[name].build((1, 3, 3), 4, 3)
-    x = torch.zeros(2, 1, 3, 3, dtype=torch.int64)
+    shape, _ = CASES[name].items[0]
+    model = CASES[name].build(shape, 4, 3)
+    x = torch.zeros(2, *shape, dtype=torch.int64)
     for bad, told in [
         (None, "y must have one row for each of 2 items, got None"),
         (torch.tensor([0]), "y must have one row for each of 2 items, got 1"),

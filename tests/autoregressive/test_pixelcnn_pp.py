@@ -428,10 +428,12 @@ def test_u_sees_the_rows_above_only():
 
 
 def test_padding_is_told_from_grey():
-    """Without the channel of ones an image of zeros would look like none at all."""
-    made = model((1, 4, 4))
-    flat = made.features(torch.zeros(1, 1, 4, 4).double())[0]
-    assert not torch.allclose(flat[:, 0, 0], flat[:, 2, 2])
+    """By a channel of ones: to the first layers an image of zeros would else look like none."""
+    made, seen = model((1, 4, 4)), list[Tensor]()
+    made.first_u.register_forward_hook(lambda _, args, out: seen.append(out[0]))
+    made.features(torch.zeros(1, 1, 4, 4).double())
+    assert not torch.allclose(seen[0][:, 0, 1], seen[0][:, 3, 1])
+    assert not torch.allclose(seen[0][:, 3, 0], seen[0][:, 3, 1])
 
 
 @pytest.mark.parametrize(

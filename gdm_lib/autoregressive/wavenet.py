@@ -23,6 +23,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from copy import copy
+from itertools import zip_longest
 from typing import Self, cast
 
 import torch
@@ -293,10 +294,10 @@ class WaveNet(Autoregressive):
         """See ``Autoregressive``. Each layer keeps a queue of what it will look back at."""
         if length is not None:
             return self.of_length(length).generate(rule, n, y)
-        x = self.blank(n)
+        x, before = self.blank(n), None
         step = _Queues(self, n, self.context(y, n))
         for t in range(x.shape[1]):
-            x[:, t] = rule(step(x[:, t - 1] if t else None), (t,))
+            before = x.select(1, t).copy_(rule(step(before), (t,)))
         return x
 
     def generate_naive(
@@ -372,13 +373,18 @@ class _Queues:
         self.inputs = table.new_zeros(count, n, features)
         self.gates = table.new_zeros(count, n, 2 * features)
         self.z = table.new_zeros(n, count * features)
+        # Views, made once: with few features what costs is the number of small operations.
         self.layers = [
-            (gates, *gates.chunk(2, 1), w, z, None if b.residual is None else
-             b.residual.weight.detach()[:, :, 0].T.contiguous() / 2)
-            for b, gates, w, z in zip(
-                blocks, self.gates, now.contiguous(), self.z.chunk(count, 1), strict=True
+            (gates, *gates.chunk(2, 1), w, z)
+            for gates, w, z in zip(
+                self.gates, now.contiguous(), self.z.chunk(count, 1), strict=True
             )
-        ]  # fmt: skip
+        ]
+        self.first, *following = self.inputs
+        self.residuals = [
+            (cast(nn.Conv1d, b.residual).weight.detach()[:, :, 0].T.contiguous() / 2, x)
+            for b, x in zip(blocks[:-1], following, strict=True)
+        ]
         self.t = 0
 
     def prepare(self) -> None:
@@ -402,14 +408,15 @@ class _Queues:
         slots = self.slots[i]
         torch.index_select(self.queue, 0, slots, out=self.seen)
         torch.baddbmm(self.shifts[i], self.seen, self.past, out=self.gates)
-        x = self.inputs[0]
+        x = self.first
         if before is not None:
             torch.index_select(self.table, 0, before, out=x)
-        for i, (gates, f, g, now, z, residual) in enumerate(self.layers):
+        for (gates, f, g, now, z), onwards in zip_longest(self.layers, self.residuals):
             gates.addmm_(x, now).tanh_()
             torch.addcmul(f, f, g, out=z)
-            if residual is not None:
-                x = torch.addmm(x, z, residual, out=self.inputs[i + 1])
+            if onwards is not None:
+                residual, following = onwards
+                x = torch.addmm(x, z, residual, out=following)
         self.queue.index_copy_(0, slots, self.inputs)
         self.t += 1
         h = torch.addmm(self.skip_bias, self.z, self.skip)

@@ -142,7 +142,7 @@ class ResidualBlock(nn.Module):
         gates = self.conv(x)
         if context is not None:
             gates = gates + self.from_context(context)
-        z = gate(gates)  # equations 2 and 3
+        z = gate(gates)  # equation 2
         return (x if self.residual is None else x + self.residual(z)), z
 
 
@@ -181,8 +181,8 @@ class Upsample(nn.ConvTranspose1d):
 class WaveNet(Autoregressive):
     """WaveNet.
 
-    A context ``(B, F)`` or ``(B, F, 1)`` speaks to all samples (global conditioning, equation 3),
-    one of shape ``(B, F, T)`` to each (local conditioning). ``context_dim=F`` with
+    A context ``(B, F)`` or ``(B, F, 1)`` speaks to all samples (global conditioning),
+    one of shape ``(B, F, T)`` to each (local conditioning, section 2.5). ``context_dim=F`` with
     ``embed=ClassEmbedding(classes, F)`` is conditioned on a class.
 
     Args:

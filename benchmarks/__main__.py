@@ -7,10 +7,15 @@ import json
 import sys
 from dataclasses import asdict
 
-from benchmarks import Result, flows, training, widgets
+from benchmarks import Result, autoregressive, flows, training, widgets
 from benchmarks.record import record
 
-BENCHMARKS = {**flows.BENCHMARKS, **widgets.BENCHMARKS, **training.BENCHMARKS}
+BENCHMARKS = {
+    **flows.BENCHMARKS,
+    **autoregressive.BENCHMARKS,
+    **widgets.BENCHMARKS,
+    **training.BENCHMARKS,
+}
 
 
 def main() -> int:

@@ -120,6 +120,9 @@ def _names() -> dict[str, tuple[int, int, int]]:
     return dict(sorted(names.items()))
 
 
+_DAMAGED = (OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError)
+
+
 def _unpack(archive: bytes) -> bytes:
     """The recordings of a gzipped or xz-compressed tar, one after the other.
 
@@ -147,7 +150,7 @@ def _unpack(archive: bytes) -> bytes:
                 data = tar.extractfile(member)
                 assert data is not None  # it is a plain file
                 found[place.name] = data.read()
-    except (OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError) as error:
+    except (*_DAMAGED, OverflowError) as error:  # tarfile overflows on a length past all reason
         raise ValueError(f"it is not a whole .tar.gz or .tar.xz file: {error}") from error
     missing = [name for name in names if name not in found]
     if missing:
@@ -184,7 +187,7 @@ def _read_wav(raw: bytes, name: str) -> Tensor:
             form = (file.getframerate(), file.getnchannels(), 8 * file.getsampwidth())
             count = file.getnframes()
             samples = file.readframes(count)
-    except (wave.Error, EOFError) as error:
+    except (wave.Error, EOFError, RuntimeError) as error:  # the last for a chunk that is too long
         raise DataError(
             f"{name} is not a whole wav file ({error}); delete the folder from the cache and load "
             "it again"

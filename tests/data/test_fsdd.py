@@ -130,6 +130,22 @@ def test_padded_sounds_are_those_that_fit_with_silence_behind(mirror, wavs):
         part.padded(0)
 
 
+def flipped(archive):
+    middle = len(archive) // 2
+    return (
+        archive[:middle]
+        + bytes(255 - b for b in archive[middle : middle + 50])
+        + archive[middle + 50 :]
+    )
+
+
+def endless():
+    """A header that announces more bytes than any machine could count."""
+    member = tarfile.TarInfo("endless")
+    member.size = 2**80
+    return member.tobuf(tarfile.GNU_FORMAT)
+
+
 def link(name):
     member = tarfile.TarInfo(f"recordings/{name}")
     member.type, member.linkname = tarfile.SYMTYPE, "/etc/hostname"
@@ -156,6 +172,9 @@ def holes(name):
         (lambda w: b"", "is not a whole .tar.gz or .tar.xz"),
         (lambda w: lzma.compress(tar(w))[:-100], "is not a whole .tar.gz or .tar.xz"),
         (lambda w: gzip.compress(tar(w))[:-100], "is not a whole .tar.gz or .tar.xz"),
+        (lambda w: flipped(lzma.compress(tar(w))), "is not a whole .tar.gz or .tar.xz"),
+        (lambda w: gzip.compress(tar(w))[:10] + b"\xff" * 50, "is not a whole .tar.gz or .tar.xz"),
+        (lambda w: gzip.compress(endless() + tar(w)), "is not a whole .tar.gz or .tar.xz"),
         (lambda w: gzip.compress(tar(w)[:-50_000]), "not a whole .tar.gz|lacks 40 of the 240"),
         (lambda w: gzip.compress(gzip.compress(tar(w))), "is not a whole .tar.gz or .tar.xz"),
         (
@@ -192,8 +211,13 @@ def test_a_damaged_archive_is_refused_and_leaves_nothing(mirror, wavs, tmp_path,
         ),
         (wav([1, 2, 3, 4], channels=2), "got 8000 Hz, 2 and 16"),
         (wav([1, 2, 3, 4], bits=8), "got 8000 Hz, 1 and 8"),
+        (wav([1, 2, 3, 4], channels=2, bits=8), "got 8000 Hz, 2 and 8"),
         (wav([]), "0 bytes for 0 samples"),
         (wav([1, 2, 3]).replace(b"data\x06", b"data\x0c"), "not a whole wav|6 bytes for 6"),
+        (
+            wav([1, 2, 3]).replace(b"fmt \x10", b"fmt \xf0"),
+            "3_bob_1.wav .* is not a whole wav file",
+        ),
         (wav([1, 2, 3]).replace(b"WAVE", b"WAIL"), "3_bob_1.wav .* is not a whole wav file"),
         (wav([1, 2, 3]).replace(b"RIFF", b"RAFF"), "3_bob_1.wav .* is not a whole wav file"),
     ],

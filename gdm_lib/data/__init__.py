@@ -1,4 +1,7 @@
-"""Data sets: made on the spot (``toy2d``, ``digits``, ``glyphs``) or fetched once (``mnist``)."""
+"""Data sets: made on the spot (``toy2d``, ``tones``, ``digits``, ``glyphs``) or fetched once.
+
+Fetched are ``mnist``, with Fashion-MNIST, and ``fsdd``.
+"""
 
 from gdm_lib.data._download import DataError
 

@@ -276,10 +276,11 @@ class MaskedConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """``(B, in, H, W)`` -> ``(B, out, H, W)``."""
         weight = self.weight * self.mask
-        if weight.shape[2:] == (1, 1):
-            return F.conv2d(x, weight, self.bias)
-        padded = F.pad(x, (self.left, self.right, self.above, 0))
-        return F.conv2d(padded, weight, self.bias)
+        if not self.above:
+            return F.conv2d(F.pad(x, (self.left, 0)) if self.left else x, weight, self.bias)
+        # Padded below as well, since torch pads faster than we do; those rows are cut off.
+        padded = F.conv2d(x, weight, self.bias, padding=(self.above, self.left))
+        return padded[:, :, : x.shape[2]]
 
     def step(self, n: int, width: int) -> PixelStep:
         """The same, pixel by pixel."""

@@ -34,6 +34,10 @@ CHAPTERS = {
     "flows/maf": "MAF, with MADE",
     "flows/iaf": "IAF",
     "flows/glow": "Glow",
+    "autoregressive/pixelrnn": "PixelRNN and PixelCNN",
+    "autoregressive/gated_pixelcnn": "Gated PixelCNN",
+    "autoregressive/wavenet": "WaveNet",
+    "autoregressive/pixelcnn_pp": "PixelCNN++",
     "appendix/widgets": "the widgets",
 }
 TARGET_S = 60  # a chapter's budget on two cores

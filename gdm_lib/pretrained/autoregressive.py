@@ -160,7 +160,7 @@ def _ablation(**changes: Any) -> Recipe:
         lambda: PixelCNNpp(
             (1, 16, 16), components=5, features=18, blocks=1, dropout=0.0, **changes
         ),
-        partial(_train_pp, channels=slice(1, 2), steps=1600, labels=False),
+        partial(_train_pp, channels=slice(1, 2), steps=1000, labels=False),
         partial(_evaluate_pp, channels=slice(1, 2), labels=False),
     )
 

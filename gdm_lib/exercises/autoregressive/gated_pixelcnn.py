@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gdm_lib.exercises.expect import expect_close, expect_gradient
 
-__all__ = ["conditional_gain", "conditioned_gate", "gate", "rows_above"]
+__all__ = ["conditional_gain", "conditioned_gate", "gated_unit", "rows_above"]
 
 # Inputs are fixed and in double precision. No two sizes are equal, so that a wrong axis shows.
 
@@ -24,8 +24,8 @@ def _wave(*shape: int, pace: float = 1.7) -> Tensor:
     )
 
 
-def gate(answer: Callable[..., Tensor]) -> None:
-    """Check ``gate(x)``: the gated unit on features ``(B, 2p, H, W)``, to ``(B, p, H, W)``.
+def gated_unit(answer: Callable[..., Tensor]) -> None:
+    """Check ``gated_unit(x)``: the gated unit on features ``(B, 2p, H, W)``, to ``(B, p, H, W)``.
 
     The first half of the features goes through the tanh, the second through the sigmoid
     (1606.05328, equation 2).

@@ -9,12 +9,12 @@ from gdm_lib.exercises.autoregressive import gated_pixelcnn as exercises
 from gdm_lib.exercises.testing import assert_checker
 
 
-def gate(x):
+def gated_unit(x):
     a, b = x.chunk(2, dim=1)
     return torch.tanh(a) * torch.sigmoid(b)
 
 
-def test_gate():
+def test_gated_unit():
     def of_halves(combine):
         return lambda x: combine(*x.chunk(2, 1))
 
@@ -23,8 +23,8 @@ def test_gate():
         return torch.tanh(a) * torch.sigmoid(b).detach()
 
     assert_checker(
-        exercises.gate,
-        gate,
+        exercises.gated_unit,
+        gated_unit,
         {
             r"exchanged": of_halves(lambda a, b: b.tanh() * a.sigmoid()),
             r"every other feature": lambda x: x[:, ::2].tanh() * x[:, 1::2].sigmoid(),
@@ -75,7 +75,7 @@ def test_rows_above():
 
 
 def conditioned_gate(x, h, v):
-    return gate(x + (h @ v.T)[:, :, None, None])
+    return gated_unit(x + (h @ v.T)[:, :, None, None])
 
 
 def test_conditioned_gate():
@@ -95,7 +95,7 @@ def test_conditioned_gate():
     def corner(x, h, v):
         x = x.clone()
         x[:, :, 0, 0] += h @ v.T
-        return gate(x)
+        return gated_unit(x)
 
     def cut(x, h, v):
         return conditioned_gate(x, h.detach(), v) + 0 * h.sum()
@@ -104,7 +104,7 @@ def test_conditioned_gate():
         exercises.conditioned_gate,
         conditioned_gate,
         {
-            r"context is not used": lambda x, h, v: gate(x),
+            r"context is not used": lambda x, h, v: gated_unit(x),
             r"reaches the tanh only": with_parts(lambda a, b, f, g: unit(a + f, b)),
             r"reaches the sigmoid only": with_parts(lambda a, b, f, g: unit(a, b + g)),
             r"halves of V are exchanged": with_parts(lambda a, b, f, g: unit(a + g, b + f)),

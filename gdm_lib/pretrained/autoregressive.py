@@ -318,17 +318,3 @@ wavenet_digits = Recipe(
     _train_digits,
     _evaluate_digits,
 )
-
-pp_glyphs = Recipe(
-    lambda: PixelCNNpp(
-        (3, 16, 16),
-        components=5,
-        features=32,
-        blocks=1,
-        dropout=0.0,
-        context_dim=20,
-        embed=ClassEmbedding(len(GLYPHS["characters"]), 20),
-    ),
-    _train_ablation,
-    _evaluate_ablation,
-)

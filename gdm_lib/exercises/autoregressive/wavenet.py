@@ -134,8 +134,8 @@ def causal(answer: Callable[..., Tensor]) -> None:
 def path_counts(answer: Callable[..., Tensor]) -> None:
     """Check ``path_counts(dilations, n)``: paths from the output to samples of age 1 to ``n``.
 
-    Convolutions of width 2 over an input shifted by one sample; the result is ``(n,)``, floats
-    (1609.03499, section 2.1).
+    Convolutions of width 2 over an input shifted by one sample; ``dilations`` is ``(K,)``, int64,
+    the result ``(n,)``, floats (1609.03499, section 2.1).
 
     Args:
         answer: The reader's function.
@@ -155,6 +155,7 @@ def path_counts(answer: Callable[..., Tensor]) -> None:
         return counts
 
     dilations, n = (1, 2, 1, 3), 10
+    given = torch.tensor(dilations)
     want = count(dilations, n)
     late = torch.zeros_like(want)
     late[1:] = want[:-1]
@@ -183,10 +184,10 @@ def path_counts(answer: Callable[..., Tensor]) -> None:
             "the result is too long: paths to samples older than n are left out.",
         ),
     ]
-    expect_close(answer(dilations, n), want, "the numbers of paths", faults=faults)
+    expect_close(answer(given, n), want, "the numbers of paths", faults=faults)
     short = torch.tensor([1.0, 0, 0])
     expect_close(
-        answer((3, 8), 3),
+        answer(torch.tensor([3, 8]), 3),
         short,
         "the numbers of paths for dilations that lead beyond n",
     )

@@ -67,7 +67,7 @@ def test_causal():
 def path_counts(dilations, n):
     counts = torch.zeros(n)
     counts[0] = 1
-    for d in dilations:
+    for d in dilations.tolist():
         counts = counts + F.pad(counts, (d, 0))[:n]
     return counts
 
@@ -76,7 +76,7 @@ def test_path_counts():
     def one_layer(dilations, n):
         counts = torch.zeros(n)
         counts[0] = 1
-        for d in dilations:
+        for d in dilations.tolist():
             if d < n:
                 counts[d] += 1
         return counts
@@ -84,13 +84,13 @@ def test_path_counts():
     def width_three(dilations, n):
         counts = torch.zeros(n)
         counts[0] = 1
-        for d in dilations:
+        for d in dilations.tolist():
             once = F.pad(counts, (d, 0))[:n]
             counts = counts + once + F.pad(once, (d, 0))[:n]
         return counts
 
     def beyond(dilations, n):
-        return path_counts(dilations, n) if sum(dilations) < 10 else torch.ones(n)
+        return path_counts(dilations, n) if dilations.sum() < 10 else torch.ones(n)
 
     assert_checker(
         exercises.path_counts,
@@ -99,7 +99,7 @@ def test_path_counts():
             r"what is seen": lambda d, n: (path_counts(d, n) > 0).float(),
             r"of age 1": lambda d, n: F.pad(path_counts(d, n), (1, -1)),
             r"turned round": lambda d, n: path_counts(d, n).flip(0),
-            r"taken for 1": lambda d, n: path_counts([1] * len(d), n),
+            r"taken for 1": lambda d, n: path_counts(torch.ones_like(d), n),
             r"one layer only": one_layer,
             r"width 3": width_three,
             r"one layer is missing": lambda d, n: path_counts(d[:-1], n),

@@ -320,12 +320,22 @@ def _evaluate_digits(model: nn.Module) -> dict[str, float]:
 
     net = cast(WaveNet, model)
     (x, y), (seen, told) = _digits(fsdd.load().test), _digits(fsdd.load().train)
-    with torch.no_grad():
+
+    @torch.no_grad()
+    def nats(y: Tensor) -> Tensor:
         parts = range(0, len(x), 10)
-        nats = torch.cat([-net.log_prob(x[i : i + 10], y[i : i + 10]) for i in parts])
-    each = nats / x.shape[1]
-    counts = torch.bincount(seen.flatten(), minlength=256) + 1.0
-    alone = -(counts / counts.sum()).log()[x].mean()
+        return torch.cat([-net.log_prob(x[i : i + 10], y[i : i + 10]) for i in parts]) / SPEECH
+
+    def mean(each: Tensor) -> float:
+        return round(float(each.mean()), 4)
+
+    each, voices = nats(y), slice(10 * PHASES, -1)
+    other_voice, other_digit = y.clone(), y.clone()
+    other_voice[:, voices] = y[:, voices].flip(1)
+    other_digit[:, : 10 * PHASES] = y[:, : 10 * PHASES].roll(PHASES, 1)
+    single = torch.bincount(seen.flatten(), minlength=256) + 1.0
+    pairs = torch.bincount((256 * seen[:, :-1] + seen[:, 1:]).flatten(), minlength=256**2) + 0.1
+    after = pairs.view(256, 256) / pairs.view(256, 256).sum(1, keepdim=True)
 
     recogniser = make_pipeline(StandardScaler(), LogisticRegression(C=0.003, max_iter=500))
     recogniser.fit(_bands(seen), _said(told))
@@ -333,9 +343,12 @@ def _evaluate_digits(model: nn.Module) -> dict[str, float]:
     made = net.sample(len(asked), asked, generator=torch.Generator().manual_seed(0))
     return {
         "test recordings": len(x),
-        "test nats per sample": round(float(each.mean()), 4),
+        "test nats per sample": mean(each),
         "its standard error": round(float(each.std() / math.sqrt(len(each))), 4),
-        "nats per sample of the level frequencies": round(float(alone), 4),
+        "told the other voice": mean(nats(other_voice)),
+        "told the next digit": mean(nats(other_digit)),
+        "frequencies of levels": mean(-(single / single.sum()).log()[x]),
+        "frequencies of pairs of levels": mean(-after[x[:, :-1], x[:, 1:]].log()),
         "recognised, of test recordings": round(recogniser.score(_bands(x), _said(y)), 3),
         "words made": len(made),
         "recognised, of words made": round(recogniser.score(_bands(made), _said(asked)), 3),

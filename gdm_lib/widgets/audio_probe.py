@@ -207,7 +207,7 @@ def _drawn(spec: Mapping[str, Any], wave: Tensor, levels: np.ndarray) -> np.ndar
     lower.imshow(
         colours[levels],
         aspect="auto",
-        interpolation="bilinear",
+        interpolation="nearest",  # a fifth of the size of a smooth picture
         extent=(
             -step / 2,
             (levels.shape[1] - 0.5) * step,

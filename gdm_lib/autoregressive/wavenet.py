@@ -220,7 +220,7 @@ class WaveNet(Autoregressive):
             ResidualBlock(residual, d, context_dim=context_dim, last=i == last)
             for i, d in enumerate(self.dilations)
         )
-        # The sum of a 1x1 convolution for each layer is one of all layers' features together.
+        # A 1x1 convolution for each layer, and their sum: one of all layers' features together.
         self.skip = nn.Conv1d(len(self.dilations) * residual, skip, 1)
         self.head = nn.Sequential(
             nn.ReLU(), nn.Conv1d(skip, skip, 1), nn.ReLU(), nn.Conv1d(skip, levels, 1)
@@ -260,11 +260,12 @@ class WaveNet(Autoregressive):
 
         ``context`` is as the method ``context`` returns it. Output ``t`` sees what is before ``t``.
         """
-        x, gated = F.pad(embedded, (1, -1)), list[Tensor]()
-        for block in self.blocks:
+        x, total = F.pad(embedded, (1, -1)), cast(Tensor, self.skip.bias)[:, None]
+        # Layer by layer, since putting all features side by side would copy them.
+        for block, skip in zip(self.blocks, self.skip.weight.split(x.shape[1], 1), strict=True):
             x, z = block(x, context)
-            gated.append(z)
-        return self.head(self.skip(torch.cat(gated, 1)))
+            total = total + F.conv1d(z, skip)
+        return self.head(total)
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Logits: levels ``(B, T)`` -> ``(B, levels, T)``."""

@@ -26,7 +26,6 @@ from torch import Tensor, nn
 from gdm_lib.autoregressive.pixelcnn import (
     ConvolutionStep,
     MaskedConv2d,
-    NetworkStep,
     PixelModel,
     PixelStep,
     colours,
@@ -218,18 +217,19 @@ class GatedPixelCNN(PixelModel):
         return _GatedStep(self, n, context)
 
 
-class _GatedStep(NetworkStep):
+class _GatedStep(PixelStep):
     """When a row begins, all that the vertical stack will say of it is known: one pass over the
-    few rows that each layer sees. Within the row only the horizontal stack runs, at one pixel."""
+    few rows that each layer sees. Within the row only the horizontal stack runs, at one pixel.
 
-    head: nn.Module
+    All layers but the first have the same shape, so what the pixels to the left say to their gates
+    is one batched product. As ``sigmoid(b) = (1 + tanh(b / 2)) / 2``, a gate takes one ``tanh``
+    over both halves of the features, and yields ``2 z``; the factors 1/2 are put into the weights.
+    """
 
     def __init__(self, model: GatedPixelCNN, n: int, context: Tensor | None) -> None:
-        width = model.data_shape[2]
-        super().__init__(nn.ModuleList([*model.layers, model.head]), n, width)
-        *layers, self.head = cast(nn.ModuleList, self.net)
-        self.layers = cast(list[GatedLayer], layers)
-        self.context = context
+        super().__init__()
+        self.layers, self.context = cast(list[GatedLayer], list(model.layers)), context
+        width, p = model.data_shape[2], self.layers[0].out.out_channels
         # What each vertical convolution sees of the rows above.
         self.kept = [
             layer.vertical.weight.new_zeros(
@@ -238,11 +238,35 @@ class _GatedStep(NetworkStep):
             for layer in self.layers
         ]
         self.index = -1
+        self.halved = half = self.kept[0].new_ones(2 * p)
+        half[p:] = 0.5
+        self.first, *rest = (ConvolutionStep(layer.horizontal, n, width) for layer in self.layers)
+        self.biases = [self.first.bias, *(step.bias for step in rest)]
+        self.first.weight *= half
+        self.reach = rest[0].left if rest else 0
+        weights = [(step.weight * half).split([self.reach * p, p]) for step in rest]
+        self.past = torch.stack([past for past, _ in weights]) if rest else None
+        # The last column of z is 1, and meets the bias.
+        outs = [ConvolutionStep(layer.out, n, width) for layer in self.layers]
+        outwards = [torch.cat([out.weight / 2, out.bias[None]]) for out in outs]
+        self.z = half.new_ones(n, p + 1)
+        self.doubled = self.z[:, :p]
+        # Columns first, so that what all layers have at a pixel lies together. To the left of the
+        # image stand zeros.
+        self.row = half.new_zeros(self.reach + width, len(rest) + 1, n, p)
+        self.from_above = half.new_zeros(width, len(rest), n, 2 * p)
+        self.gates = half.new_zeros(len(rest), n, 2 * p)
+        self.first_out = outwards[0]
+        self.rest = [
+            (gates, *gates.chunk(2, 1), now, out)
+            for gates, (_, now), out in zip(self.gates, weights, outwards[1:], strict=True)
+        ]
+        head = [ConvolutionStep(m, n, 1) for m in model.head if isinstance(m, MaskedConv2d)]
+        self.head = [(step.bias, step.weight) for step in head]
 
     def next_row(self) -> None:
-        first = cast(ConvolutionStep, self.steps[0])
         if self.index >= 0:
-            self.kept[0] = torch.cat([self.kept[0][:, :, 1:], first.finished()], 2)
+            self.kept[0] = torch.cat([self.kept[0][:, :, 1:], self.first.finished()], 2)
         self.index += 1
         context = self.context
         if context is not None and context.shape[2] > 1:
@@ -253,11 +277,31 @@ class _GatedStep(NetworkStep):
                 v = torch.cat([self.kept[i], v], 2)
                 self.kept[i] = v[:, :, 1:]
             v, from_v = layer.down(layer.vertical.row(v), context)
-            step = cast(ConvolutionStep, layer.horizontal)
-            step.from_above = (from_v[:, :, 0] + step.bias[:, None]).permute(2, 0, 1).contiguous()
+            above = (from_v[:, :, 0].permute(2, 0, 1) + self.biases[i]) * self.halved
+            if i:
+                self.from_above[:, i - 1] = above
+            else:
+                self.first.from_above = above
+
+    def at(self, column: int) -> None:
+        self.column = self.first.column = column
+
+    def put(self, features: Tensor) -> None:
+        self.first.put(features)
 
     def forward(self, features: Tensor) -> Tensor:
-        h = features
-        for layer in self.layers:
-            h = layer.right(h, layer.horizontal(h))
-        return self.head(h)
+        h, *following = self.row[self.column + self.reach].unbind()
+        f, g = self.first.forward(features).tanh_().chunk(2, 1)
+        torch.addcmul(f, f, g, out=self.doubled)
+        torch.mm(self.z, self.first_out, out=h)
+        if self.past is not None:
+            left = self.row[self.column : self.column + self.reach, :-1]
+            left = left.permute(1, 2, 0, 3).flatten(2)
+            torch.baddbmm(self.from_above[self.column], left, self.past, out=self.gates)
+        for (gates, f, g, now, out), after in zip(self.rest, following, strict=True):
+            gates.addmm_(h, now).tanh_()
+            torch.addcmul(f, f, g, out=self.doubled)
+            h = torch.addmm(h, self.z, out, out=after)
+        for bias, weight in self.head:
+            h = torch.addmm(bias, h.relu(), weight)
+        return h

@@ -366,14 +366,18 @@ class PixelModel(Autoregressive):
         """See ``Autoregressive``. Each layer keeps the features of the rows that it looks at."""
         count, height, width = self.data_shape
         x, step = self.blank(n), self.pixel(n, self.context(y, n))
+        scaled = self.scaled(torch.arange(self.levels, device=x.device))
+        nothing = scaled[x[:, :, 0, 0]]
         for i in range(height):
             step.next_row()
             for j in range(width):
                 step.at(j)
+                pixel = nothing
                 for c in range(count):
-                    logits = step(self.scaled(x[:, :, i, j])).unflatten(1, (count, self.levels))
+                    logits = step(pixel).view(n, count, self.levels)
                     x[:, c, i, j] = rule(logits[:, c], (c, i, j))
-                step.put(self.scaled(x[:, :, i, j]))
+                    pixel = scaled[x[:, :, i, j]]
+                step.put(pixel)
         return x
 
 

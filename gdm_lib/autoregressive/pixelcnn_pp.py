@@ -638,8 +638,9 @@ class PixelCNNpp(Autoregressive):
         first_left, head = (_PixelConv(c, n, width) for c in (self.first_left, self.head))
         rows = _steps(self.u, n, width, context, _RowConv, _RowGrow)
         pixels = _steps(self.ul, n, width, context, _PixelConv, _PixelGrow)
+        scaled = self.scaled(torch.arange(self.levels, device=x.device))
         # The first layers are given what lies one row above or one pixel to the left: padding.
-        above = _marked(self.scaled(x[:, :, :1])) * 0
+        above = _marked(scaled[x[:, :, :1]]) * 0
         for i in range(height):
             u = [[_by_column(v) for v in layers] for layers in rows(first_u(above), (), context)]
             start = _by_column(first_above(above))
@@ -649,8 +650,8 @@ class PixelCNNpp(Autoregressive):
                 beside = [[v[j * len(v) // width] for v in layers] for layers in u]
                 ul = pixels(start[j] + first_left(left), beside, context)
                 x[:, :, i, j] = rule(head(F.elu(ul[0][-1])), (i, j))
-                left = _marked(self.scaled(x[:, :, i, j]))
-            above = _marked(self.scaled(x[:, :, i : i + 1]))
+                left = _marked(scaled[x[:, :, i, j]])
+            above = _marked(scaled[x[:, :, i : i + 1]])
         return x
 
 
@@ -723,11 +724,11 @@ class _PixelConv(nn.Module):
         self.weight = weight[:, :, -1].permute(2, 1, 0).flatten(0, 1).contiguous()
         self.row = weight.new_zeros(n, self.left + width, conv.in_channels)
         self.from_above = self.bias.expand(width, n, -1)
-        self.i = self.j = 0
+        self.place = [0, 0]  # a list, since to set an attribute of a module is slow
 
     def forward(self, x: Tensor) -> Tensor | None:
-        i, j, stride = self.i, self.j, self.stride
-        self.i, self.j = (i, j + 1) if j + 1 < self.width else (i + 1, 0)
+        (i, j), stride = self.place, self.stride
+        self.place[:] = (i, j + 1) if j + 1 < self.width else (i + 1, 0)
         if j == 0 and i and i % stride == 0 and self.above.shape[2]:
             row = self.row.transpose(1, 2)[:, :, None]
             above = F.conv2d(row, self.above, self.bias, (1, stride))

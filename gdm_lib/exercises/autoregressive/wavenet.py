@@ -206,7 +206,7 @@ def path_counts(answer: Callable[..., Tensor]) -> None:
                 "each dilation is used once. A repeated one doubles the paths again.",
             ),
             (
-                1 + sum(F.pad(torch.ones(1), (d, n))[:n] for d in steps),
+                sum((F.pad(torch.ones(1), (d, n))[:n] for d in steps), torch.ones(n)),
                 "you count layers that look back so far. Paths go through all layers.",
             ),
         ]

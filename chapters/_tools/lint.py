@@ -159,6 +159,9 @@ def _equations(blocks: Sequence[Block]) -> Found:
     for block in every:
         if not EQUATION.search(block.text):
             yield block.line, "displayed equation without a label: end it with `$$ (name)`"
+        # LaTeX takes it for an option of what stands before, and shows nothing of it.
+        if re.search(r"(\\begin\{aligned\}|\\\\)\s*\[", block.text):
+            yield block.line, "a line of this equation begins with `[` and loses it: write `{}[`"
     for block in walk(blocks):
         for cited in re.findall(r"#.*\beq\. \((\d+)\)", block.text if block.kind == "cell" else ""):
             if int(cited) > len(every):

@@ -52,6 +52,8 @@ def test_a_chapter_that_keeps_every_rule_passes(book):
         ("#break-it-as-promised", "#break-it", "no heading or label"),
         ("That was that", "![](a.png) That was that", "no alternative text"),
         ("$$ (loss)", "$$", "displayed equation without a label"),
+        ("L = 0.5", "\\begin{aligned}\n[a, b] = 0.5", "begins with `[` and loses it"),
+        ("L = 0.5", "a = b, \\\\\n[a, b] = 0.5", "begins with `[` and loses it"),
         ("import torch\n", "import torch  # eq. (2)\n", "cites eq. (2), but there are 1 equations"),
         ("That was that", ":::{figure} a.png\n:::\nThat was that", "no `:alt:`"),
     ],

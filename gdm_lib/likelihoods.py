@@ -1,7 +1,8 @@
 """Output distributions p(x | parameters), shared by every model that has a decoder.
 
 A likelihood turns what a network puts out into a distribution over one item ``x`` whose
-dimensions are independent given the parameters. It says which shape of parameters it needs
+dimensions are independent given the parameters; those of whole pixels have colours that depend
+on each other. It says which shape of parameters it needs
 (``params_shape``), how probable ``x`` is (``log_prob``, in nats, summed over the dimensions
 of an item), and draws or averages. A likelihood is an ``nn.Module`` because some have a
 parameter of their own, like the shared variance of ``IsotropicGaussian``.
@@ -241,7 +242,8 @@ class Categorical(nn.Module):
 
 
 class MixtureOfGaussians(nn.Module):
-    """Each variable a mixture of ``C`` Gaussians, as MADE MoG's ``likelihood``.
+    """Each variable a mixture of ``C`` Gaussians, as MADE MoG's ``likelihood`` (1705.07057,
+    section 4).
 
     Parameters ``(B, 3C, *data_shape)``: logits of the weights, means, log standard deviations.
 
@@ -306,9 +308,10 @@ def _check_channels(data_shape: tuple[int, ...], channels: int) -> None:
 class DiscretizedLogisticMixture(nn.Module):
     """Levels of a pixel: a mixture of logistics, each rounded to the nearest level.
 
-    Levels are taken to ``[-1, 1]``, and means and scales are of that range. The lowest level has
-    all the mass below it too, the highest all above (section 2.1). A pixel's colours share the
-    component. Given it, their means depend linearly on the colours before (equation 3)::
+    PixelCNN++'s (1701.05517, sections 2.1 and 2.2; equation numbers here are that paper's). Levels
+    are taken to ``[-1, 1]``, and means and scales are of that range. The lowest level has all the
+    mass below it too, the highest all above. A pixel's colours share the component. Given it, their
+    means depend linearly on the colours before (equation 3)::
 
         mu_G = mu_G + alpha x_R        mu_B = mu_B + beta x_R + gamma x_G
 
@@ -445,7 +448,7 @@ class DiscretizedLogisticMixture(nn.Module):
 
 
 def _depend(mean: Tensor, coefficients: Tensor, seen: Sequence[Tensor]) -> Tensor:
-    """Equation 3: the mean of colour ``len(seen)``, given those before it."""
+    """Equation 3 of 1701.05517: the mean of colour ``len(seen)``, given those before it."""
     first = len(seen) * (len(seen) - 1) // 2
     for k, value in enumerate(seen):
         mean = mean + coefficients[:, first + k] * value

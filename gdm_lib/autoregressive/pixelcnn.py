@@ -2,7 +2,8 @@
 
 Aäron van den Oord, Nal Kalchbrenner and Koray Kavukcuoglu, *Pixel Recurrent Neural Networks*,
 2016, https://arxiv.org/abs/1601.06759, sections 2, 3.3 and 3.4; the paper's recurrent layers are in
-``pixelrnn``. Equation numbers below are the paper's.
+``pixelrnn``, what later models of images share (section 2) in ``gdm_lib.autoregression``. Equation
+numbers below are the paper's.
 
 An image is drawn pixel by pixel, row by row, and within a pixel colour by colour (equations 1 and
 2)::
@@ -13,7 +14,7 @@ Each factor is a softmax over the levels of a pixel. Convolutions whose kernels 
 all factors in one pass.
 
 Symbols: ``h`` half the features of the residual stream, ``C`` colours, ``H`` and ``W`` height and
-width, ``P`` parameters of a conditional, ``B`` the batch.
+width, ``B`` the batch.
 """
 
 from __future__ import annotations

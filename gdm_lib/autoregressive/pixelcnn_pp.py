@@ -10,12 +10,13 @@ mixture of logistics, and rounded to the nearest level (equations 1 and 2)::
     P(x | pi, mu, s) = sum_k pi_k [sigmoid((x + 0.5 - mu_k) / s_k)
                                    - sigmoid((x - 0.5 - mu_k) / s_k)]
 
-A whole pixel is drawn at once, so no kernel needs masks for colours, and shifted images do instead
-of masks for pixels. Layers work at three resolutions, with short-cuts between equal ones.
+That is ``gdm_lib.likelihoods.DiscretizedLogisticMixture`` (sections 2.1 and 2.2); here is the
+network. A whole pixel is drawn at once, so no kernel needs masks for colours, and shifted images do
+instead of masks for pixels. Layers work at three resolutions, with short-cuts between equal ones.
 
-Symbols: ``K`` components, ``C`` colours, ``L`` levels, ``F`` features, ``u`` the stream that sees
-the rows above, ``ul`` that which also sees the row to the left, ``P`` parameters of a pixel's
-conditional, ``H`` and ``W`` height and width, ``B`` the batch.
+Symbols: ``C`` colours, ``F`` features, ``u`` the stream that sees the rows above, ``ul`` that which
+also sees the row to the left, ``P`` parameters of a pixel's conditional, ``H`` and ``W`` height and
+width, ``B`` the batch.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ The noise of one model is modelled by the next. Sampling goes variable by variab
 the two directions exchanged, and is made of the same step.
 
 Symbols: ``x`` data, ``u`` noise, ``mu`` mean, ``alpha`` log standard deviation, ``y`` what is
-conditioned on, ``C`` components of a mixture, ``D`` the dimension.
+conditioned on, ``C`` components of the base's mixture, ``D`` the dimension.
 """
 
 from __future__ import annotations

@@ -11,6 +11,9 @@ networks say of the first (equations 4 and 5)::
 Its Jacobian is triangular, its log-determinant ``sum_j s_j`` (equation 6), and its inverse needs no
 inverse of ``s`` or ``t`` (equation 8).
 
+The multi-scale architecture (section 3.6) and batch normalisation as a bijection (section 3.7),
+which later papers share, are ``MultiScale`` and ``BatchNorm`` of ``gdm_lib.bijections``.
+
 Symbols: ``s`` log-scale, ``t`` translation, ``b`` a binary mask, 1 where the input is kept.
 """
 

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.optim import Adam
 
 from benchmarks import Result, in_turn
+from gdm_lib.autoregression import Autoregressive, Place, Rule
 from gdm_lib.autoregressive.gated_pixelcnn import GatedPixelCNN, VerticalConv2d
-from gdm_lib.autoregressive.pixelcnn import Autoregressive, MaskedConv2d, PixelCNN, Place, Rule
+from gdm_lib.autoregressive.pixelcnn import MaskedConv2d, PixelCNN
 from gdm_lib.autoregressive.pixelcnn_pp import PixelCNNpp, ShiftedConv2d
 from gdm_lib.autoregressive.pixelrnn import DiagonalBiLSTM, cell
 from gdm_lib.autoregressive.wavenet import WaveNet, dilations

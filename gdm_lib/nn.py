@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-__all__ = ["ClassEmbedding", "evaluating", "mlp"]
+__all__ = ["ClassEmbedding", "evaluating", "gate", "mlp"]
 
 
 def mlp(sizes: Sequence[int], activation: Callable[[], nn.Module] = nn.Tanh) -> nn.Sequential:
@@ -32,6 +32,13 @@ def mlp(sizes: Sequence[int], activation: Callable[[], nn.Module] = nn.Tanh) -> 
         layers += [activation()] if i else []
         layers.append(nn.Linear(width_in, width_out))
     return nn.Sequential(*layers)
+
+
+def gate(x: Tensor) -> Tensor:
+    """``tanh(a) * sigmoid(b)`` of the halves ``a``, ``b`` of the features: ``(B, 2p, ...)`` ->
+    ``(B, p, ...)`` (equation 2 of 1606.05328 and of 1609.03499)."""
+    a, b = x.chunk(2, 1)
+    return torch.tanh(a) * torch.sigmoid(b)
 
 
 class ClassEmbedding(nn.Embedding):

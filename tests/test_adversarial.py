@@ -17,14 +17,11 @@ from gdm_lib.adversarial import (
     wasserstein,
 )
 from gdm_lib.protocols import AdversarialModel
+from tests.helpers import seeded
 
 P = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)  # of the data, on three points
 Q = torch.tensor([0.1, 0.2, 0.7], dtype=torch.float64)  # of the generator
 ONE = torch.ones(1, dtype=torch.float64)
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def expected_loss(objective: Objective, scores: Tensor) -> Tensor:

@@ -14,12 +14,14 @@ from torch import Tensor, nn
 from gdm_lib.autoregressive.made import MaskedMLP, random_degrees
 from gdm_lib.bijections import (
     Affine,
+    BatchNorm,
     Chain,
     Dequantise,
     Flatten,
     Flow,
     Inverse,
     Logit,
+    MultiScale,
     OneHot,
     Permute,
     Squeeze,
@@ -42,14 +44,13 @@ from gdm_lib.flows.nice import NICE, AdditiveCoupling, DiagonalScale, StandardLo
 from gdm_lib.flows.planar_radial import Planar, Radial
 from gdm_lib.flows.realnvp import (
     AffineCoupling,
-    BatchNorm,
     CheckerboardCoupling,
-    MultiScale,
     RealNVP,
     ResNet,
 )
 from gdm_lib.nn import mlp
 from gdm_lib.protocols import Bijection, LikelihoodModel
+from tests.helpers import seeded
 
 CONTEXT = 3
 
@@ -201,10 +202,6 @@ CASES = {
 
 EVERY = pytest.mark.parametrize("name", CASES)
 CONDITIONAL = pytest.mark.parametrize("name", [n for n, c in CASES.items() if c.conditional])
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def build(name: str, context_dim: int = 0, dtype: torch.dtype = torch.float64) -> nn.Module:
@@ -603,6 +600,54 @@ def test_a_conditional_flow_takes_labels_through_an_embedding():
     assert flow.sample(4, torch.eye(4)).shape == (4, 2)
 
 
+def test_batch_norm_normalises_with_the_batch_and_tells_its_volume():
+    norm = BatchNorm(3).double()
+    x = 4 * torch.randn(50, 3, generator=seeded(), dtype=torch.float64) + 7
+    z, logdet = norm(x)
+    torch.testing.assert_close(z.mean(0), torch.zeros(3).double(), atol=1e-9, rtol=0)
+    torch.testing.assert_close(z.var(0, correction=0), torch.ones(3).double(), atol=1e-4, rtol=0)
+    expected = -0.5 * torch.log(x.var(0, correction=0) + norm.eps).sum()
+    torch.testing.assert_close(logdet, expected.expand(50))
+
+
+def test_batch_norm_running_statistics_are_an_average_over_recent_batches():
+    norm = BatchNorm(2, momentum=0.25).double()
+    batches = torch.randn(6, 20, 2, generator=seeded(), dtype=torch.float64) + 3
+    mean, var = torch.zeros(2).double(), torch.ones(2).double()
+    for batch in batches:
+        norm(batch)
+        mean = 0.75 * mean + 0.25 * batch.mean(0)
+        var = 0.75 * var + 0.25 * batch.var(0, correction=0)
+    torch.testing.assert_close(norm.mean, mean)
+    torch.testing.assert_close(norm.var, var)
+    norm.eval()
+    x = batches[0]
+    z, logdet = norm(x)
+    torch.testing.assert_close(z, (x - mean) / torch.sqrt(var + norm.eps))
+    torch.testing.assert_close(norm.mean, mean)
+    torch.testing.assert_close(norm.inverse(z)[0], x)
+    torch.testing.assert_close(logdet[0], -0.5 * torch.log(var + norm.eps).sum())
+
+
+def test_batch_norm_gradient_flows_through_the_statistics():
+    """What comes out doesn't change when the batch is moved or scaled, and neither does a loss."""
+    norm = BatchNorm(1, eps=0).double()
+    x = torch.randn(30, 1, generator=seeded(), dtype=torch.float64).requires_grad_()
+    z, _ = norm(x)
+    (z**3 + z).sum().backward()
+    assert x.grad.abs().max() > 0.1
+    assert float(x.grad.sum()) == pytest.approx(0, abs=1e-9)
+    assert float((x.grad * x.detach()).sum()) == pytest.approx(0, abs=1e-9)
+
+
+def test_of_images_statistics_are_one_for_each_channel():
+    norm = BatchNorm(2).double()
+    x = torch.randn(5, 2, 3, 4, generator=seeded(), dtype=torch.float64)
+    _, logdet = norm(x)
+    expected = -6 * torch.log(x.var((0, 2, 3), correction=0) + norm.eps).sum()
+    torch.testing.assert_close(logdet[0], expected)
+
+
 def test_logistic_prior_agrees_with_scipy_and_samples_it():
     prior = StandardLogistic((1,)).double()
     x = torch.linspace(-800, 800, 41, dtype=torch.float64)[:, None]
@@ -626,6 +671,18 @@ def test_join_lays_a_context_over_an_image():
     assert torch.equal(joined[:, 3:, 2, 4], context)
     assert torch.equal(join(x[:, :, 0, 0], context), torch.cat([x[:, :, 0, 0], context], 1))
     assert join(x, None) is x
+
+
+def test_multiscale_gaussianises_half_the_channels_at_each_scale():
+    """32x32x3: 3072 dimensions, of which 6x16x16 leave after the first scale."""
+    multi = MultiScale([Squeeze(), Squeeze(), Chain()], [(12, 16, 16), (24, 8, 8), (12, 8, 8)])
+    assert multi.sizes == [6 * 256, 12 * 64, 12 * 64]
+    x = torch.randn(2, 3, 32, 32, generator=seeded())
+    z, logdet = multi(x)
+    assert z.shape == (2, 3072)
+    assert torch.equal(logdet, torch.zeros(2))
+    assert torch.equal(multi.inverse(z)[0], x)
+    assert torch.equal(z[:, :1536], Squeeze()(x)[0][:, 6:].flatten(1))
 
 
 def test_permutations():

@@ -16,11 +16,6 @@ from gdm_lib.metrics import (
 )
 
 
-@pytest.fixture
-def rng() -> torch.Generator:
-    return torch.Generator().manual_seed(0)
-
-
 def test_bits_per_dim_of_a_uniform_byte_image():
     log_prob = torch.full((2,), -math.log(256) * 3 * 4 * 4)
     torch.testing.assert_close(bits_per_dim(log_prob, (3, 4, 4)), torch.full((2,), 8.0))

@@ -23,28 +23,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gdm_lib.autoregressive.pixelcnn import (
-    ConvolutionStep,
-    MaskedConv2d,
-    PixelModel,
-    PixelStep,
-    colours,
-)
+from gdm_lib.autoregression import PixelModel, PixelStep
+from gdm_lib.autoregressive.pixelcnn import MaskedConv2d, colours
+from gdm_lib.nn import gate
 
-__all__ = ["GatedLayer", "GatedPixelCNN", "VerticalConv2d", "gate"]
+__all__ = ["GatedLayer", "GatedPixelCNN", "VerticalConv2d"]
 
-YEAR = 2016
 ARXIV = "1606.05328"
 
 
 # Section 2.1: gated convolutional layers
-
-
-def gate(x: Tensor) -> Tensor:
-    """``tanh(a) * sigmoid(b)`` of the halves ``a``, ``b`` of the features (equation 2): ``(B, 2p,
-    ...)`` -> ``(B, p, ...)``."""
-    a, b = x.chunk(2, 1)
-    return torch.tanh(a) * torch.sigmoid(b)
 
 
 # Section 2.2: two stacks, so that nothing is blind
@@ -240,14 +228,14 @@ class _GatedStep(PixelStep):
         self.index = -1
         self.halved = half = self.kept[0].new_ones(2 * p)
         half[p:] = 0.5
-        self.first, *rest = (ConvolutionStep(layer.horizontal, n, width) for layer in self.layers)
+        self.first, *rest = (layer.horizontal.step(n, width) for layer in self.layers)
         self.biases = [self.first.bias, *(step.bias for step in rest)]
         self.first.weight *= half
         self.reach = rest[0].left if rest else 0
         weights = [(step.weight * half).split([self.reach * p, p]) for step in rest]
         self.past = torch.stack([past for past, _ in weights]) if rest else None
         # The last column of z is 1, and meets the bias.
-        outs = [ConvolutionStep(layer.out, n, width) for layer in self.layers]
+        outs = [layer.out.step(n, width) for layer in self.layers]
         outwards = [torch.cat([out.weight / 2, out.bias[None]]) for out in outs]
         self.z = half.new_ones(n, p + 1)
         self.doubled = self.z[:, :p]
@@ -261,7 +249,7 @@ class _GatedStep(PixelStep):
             (gates, *gates.chunk(2, 1), now, out)
             for gates, (_, now), out in zip(self.gates, weights, outwards[1:], strict=True)
         ]
-        head = [ConvolutionStep(m, n, 1) for m in model.head if isinstance(m, MaskedConv2d)]
+        head = [m.step(n, 1) for m in model.head if isinstance(m, MaskedConv2d)]
         self.head = [(step.bias, step.weight) for step in head]
 
     def next_row(self) -> None:

@@ -20,14 +20,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from copy import copy
 from itertools import pairwise
-from typing import Any, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gdm_lib.autoregression import Place, sequential
 from gdm_lib.bijections import check_inputs
 from gdm_lib.likelihoods import Bernoulli
 from gdm_lib.protocols import Likelihood
@@ -36,17 +36,13 @@ __all__ = [
     "MADE",
     "Degrees",
     "MaskedMLP",
-    "Rule",
     "mask",
     "natural",
     "random_degrees",
     "random_orders",
-    "sequential",
-    "sequential_naive",
     "spread_degrees",
 ]
 
-YEAR = 2015
 ARXIV = "1502.03509"
 
 
@@ -175,92 +171,6 @@ class MaskedMLP(nn.Module):
         return h.unflatten(1, (self.params, self.dim))
 
 
-# Section 2: sampling goes through the variables in their order
-
-Rule = Callable[[Tensor, int], Tensor]
-"""``(parameters (B, P), variable) -> its values (B,)``: draws them, or solves for them."""
-
-
-def sequential_naive(
-    net: MaskedMLP, rule: Rule, start: Tensor, context: Tensor | None = None, order: int = 0
-) -> Tensor:
-    """``D`` passes, of which each is used for one variable. Gradients flow through all of them.
-
-    Args:
-        net: gives the parameters.
-        rule: makes a variable of them.
-        start: a batch whose shape, ``(B, D)``, dtype and device the result has.
-        context: ``(B, context_dim)``.
-        order: which of the network's orders.
-    """
-    columns = list(torch.zeros_like(start).unbind(1))
-    for i in net.degrees(0, order).argsort().tolist():
-        columns[i] = rule(net(torch.stack(columns, 1), context, order)[:, :, i], i)
-    return torch.stack(columns, 1)
-
-
-def _in_place(activation: nn.Module) -> nn.Module:
-    """The same activation, in place if it can be."""
-    if not hasattr(activation, "inplace"):
-        return activation
-    activation = copy(activation)
-    cast(Any, activation).inplace = True
-    return activation
-
-
-@torch.no_grad()
-def sequential(
-    net: MaskedMLP, rule: Rule, start: Tensor, context: Tensor | None = None, order: int = 0
-) -> Tensor:
-    """What ``sequential_naive`` computes, for the cost of one pass in all.
-
-    With a new variable of place ``d`` the units of degree ``d`` can be computed, once and for all:
-    they see nothing later. Sorted by degree they are consecutive rows, and so is all that they
-    see. Each weight that a mask leaves is used once; nothing is multiplied by zero.
-    """
-    check_inputs("start", start, (net.dim,), context, net.context_dim)
-    degrees = [net.degrees(i, order) for i in range(len(net.layers))]
-    sort = [degree.argsort() for degree in degrees]
-    counts = [torch.bincount(degree, minlength=net.dim + 1) for degree in degrees]
-    upto = [count.cumsum(0).tolist() for count in counts]  # units of a degree of at most d
-    *hidden, top = (cast(nn.Linear, layer) for layer in net.layers)
-    rows = [layer.weight[sort[i + 1][:, None], sort[i]] for i, layer in enumerate(hidden)]
-    biases = [layer.bias[sort[i + 1], None] for i, layer in enumerate(hidden)]
-    by_variable = top.weight.unflatten(0, (net.params, net.dim))
-    top_rows = by_variable[:, sort[0][:, None], sort[-1]].unbind(1)
-    top_bias = top.bias.view(net.params, net.dim)[:, sort[0], None]
-    if context is not None:
-        shift = net.from_context(context).T
-        if hidden:
-            biases[0] = biases[0] + shift[sort[1]]
-        else:
-            top_bias = top_bias + shift.view(net.params, net.dim, -1)[:, sort[0]]
-    # Features first, so that a layer's units of one degree are consecutive rows: blocks, all made
-    # beforehand, because with few units in each what costs is the number of small operations.
-    units = [start.new_empty(len(s), len(start)) for s in sort]
-    blocks = [
-        list(zip(*(part.split(count.tolist()) for part in parts), strict=True))
-        for *parts, count in zip(rows, biases, units[1:], counts[1:], strict=True)
-    ]
-    solved, tops = units[0].unbind(0), top_bias.unbind(1)
-    activations = [_in_place(activation) for activation in net.activations]
-    for d, i in enumerate([-1, *sort[0].tolist()]):
-        if d:
-            seen = upto[-1][d - 1]
-            above, below = top_rows[d - 1].narrow(1, 0, seen), units[-1].narrow(0, 0, seen)
-            solved[d - 1].copy_(rule(torch.addmm(tops[d - 1], above, below).T, i))
-        for layer, block in enumerate(blocks):
-            weight, bias, new = block[d]
-            if new.numel():
-                seen = upto[layer][d]
-                below = units[layer].narrow(0, 0, seen)
-                torch.addmm(bias, weight.narrow(1, 0, seen), below, out=new)
-                active = activations[layer](new)
-                if active is not new:
-                    new.copy_(active)
-    return units[0][degrees[0] - 1].T.contiguous()
-
-
 # Section 4: the model
 
 
@@ -343,7 +253,7 @@ class MADE(nn.Module):
         x, context = weight.new_empty(n, self.net.dim), self._context(y)
         shape = self.likelihood.params_shape((1,))
 
-        def rule(params: Tensor, _: int) -> Tensor:
+        def rule(params: Tensor, _: Place) -> Tensor:
             draw = self.likelihood.sample(params.reshape(-1, *shape), generator=generator)
             return draw.squeeze(1)
 

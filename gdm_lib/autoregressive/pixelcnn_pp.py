@@ -10,12 +10,13 @@ mixture of logistics, and rounded to the nearest level (equations 1 and 2)::
     P(x | pi, mu, s) = sum_k pi_k [sigmoid((x + 0.5 - mu_k) / s_k)
                                    - sigmoid((x - 0.5 - mu_k) / s_k)]
 
-A whole pixel is drawn at once, so no kernel needs masks for colours, and shifted images do instead
-of masks for pixels. Layers work at three resolutions, with short-cuts between equal ones.
+That is ``gdm_lib.likelihoods.DiscretizedLogisticMixture`` (sections 2.1 and 2.2); here is the
+network. A whole pixel is drawn at once, so no kernel needs masks for colours, and shifted images do
+instead of masks for pixels. Layers work at three resolutions, with short-cuts between equal ones.
 
-Symbols: ``K`` components, ``C`` colours, ``L`` levels, ``F`` features, ``u`` the stream that sees
-the rows above, ``ul`` that which also sees the row to the left, ``P`` parameters of a pixel's
-conditional, ``H`` and ``W`` height and width, ``B`` the batch.
+Symbols: ``C`` colours, ``F`` features, ``u`` the stream that sees the rows above, ``ul`` that which
+also sees the row to the left, ``P`` parameters of a pixel's conditional, ``H`` and ``W`` height and
+width, ``B`` the batch.
 """
 
 from __future__ import annotations
@@ -30,235 +31,29 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from gdm_lib.autoregressive.pixelcnn import Autoregressive, Place, Rule, evaluating
-from gdm_lib.likelihoods import Categorical, check_levels
+from gdm_lib.autoregression import (
+    Autoregressive,
+    PixelConv,
+    PixelGrow,
+    Place,
+    RowConv,
+    RowGrow,
+    Rule,
+)
+from gdm_lib.likelihoods import DiscretizedLogisticMixture
+from gdm_lib.nn import evaluating
 from gdm_lib.protocols import Likelihood
 
 __all__ = [
-    "DiscretizedLogisticMixture",
     "GatedResNet",
     "PixelCNNpp",
     "ShiftedConv2d",
     "ShiftedConvTranspose2d",
-    "Softmax",
     "Stream",
     "concat_elu",
 ]
 
-YEAR = 2017
 ARXIV = "1701.05517"
-
-
-# Sections 2.1 and 2.2: discretized logistic mixture likelihood, of whole pixels
-
-
-def _check_channels(data_shape: tuple[int, ...], channels: int) -> None:
-    if data_shape[0] != channels:
-        raise ValueError(
-            f"data_shape must start with {channels} channels, got {data_shape}; make the "
-            f"likelihood with channels={data_shape[0]}"
-        )
-
-
-class DiscretizedLogisticMixture(nn.Module):
-    """Levels of a pixel: a mixture of logistics, each rounded to the nearest level.
-
-    Levels are taken to ``[-1, 1]``, and means and scales are of that range. The lowest level has
-    all the mass below it too, the highest all above (section 2.1). A pixel's colours share the
-    component. Given it, their means depend linearly on the colours before (equation 3)::
-
-        mu_G = mu_G + alpha x_R        mu_B = mu_B + beta x_R + gamma x_G
-
-    Parameters: ``(B, P, ...)`` with ``P = K (1 + 2 C + C (C - 1) / 2)``, that is for each of ``K``
-    components in turn: a logit; then ``C`` means; ``C`` log-scales; and the coefficients before
-    their tanh, alpha, beta, gamma.
-
-    Args:
-        levels: ``L``, at least 2.
-        components: ``K``; the paper's is 10.
-        channels: ``C``.
-        min_log_scale: the floor of the log-scales, as in the authors' code, but smooth, so that
-            the gradient never dies.
-    """
-
-    def __init__(
-        self, levels: int, components: int = 10, channels: int = 1, *, min_log_scale: float = -7.0
-    ) -> None:
-        super().__init__()
-        if levels < 2 or components < 1 or channels < 1:
-            raise ValueError(
-                "levels must be at least 2, components and channels at least 1, got "
-                f"{levels}, {components} and {channels}"
-            )
-        self.levels, self.components, self.channels = levels, components, channels
-        self.min_log_scale = min_log_scale
-        self.parts = (1, channels, channels, channels * (channels - 1) // 2)
-        self.half_bin = 1 / (levels - 1)
-
-    def params_shape(self, data_shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Shape of one item's parameters: ``(P, ...)`` for ``(C, ...)``.
-
-        Raises:
-            ValueError: another number of colours.
-        """
-        _check_channels(data_shape, self.channels)
-        return (self.components * sum(self.parts), *data_shape[1:])
-
-    def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
-        """log p(x) in nats: int64 levels ``(B, C, ...)`` -> ``(B,)``.
-
-        Raises:
-            ValueError: the shapes don't fit, ``x`` isn't int64, or a level is out of range.
-        """
-        expected = (len(x), *self.params_shape(tuple(x.shape[1:])))
-        if params.shape != expected:
-            raise ValueError(
-                f"params must have shape {expected} for x of shape {tuple(x.shape)}, got "
-                f"{tuple(params.shape)}; give the network as many outputs as params_shape names"
-            )
-        check_levels("x", x, self.levels)
-        logits, means, log_scales, coefficients = self._split(params)
-        seen = self._scaled(x, params).unsqueeze(2).unbind(1)
-        masses = torch.log_softmax(logits[:, 0], 1)
-        for c in range(self.channels):
-            mean = _depend(means[:, c], coefficients, seen[:c])
-            masses = masses + self._log_mass(x[:, c].unsqueeze(1), mean, log_scales[:, c])
-        return masses.logsumexp(1).reshape(len(x), -1).sum(1)
-
-    def sample(self, params: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """Draw int64 levels: ``(B, P, ...)`` -> ``(B, C, ...)``. A colour depends on the rounded
-        ones before it, as in ``log_prob``."""
-        parts = params.unflatten(1, (sum(self.parts), self.components)).movedim(2, -1)
-        flat = torch.softmax(parts[:, 0], -1).reshape(-1, self.components)
-        drawn = torch.multinomial(flat, 1, generator=generator)
-        index = drawn.reshape(*parts[:, :1].shape[:-1], 1)
-        chosen = parts.take_along_dim(index, -1).movedim(-1, 2)
-        _, means, log_scales, coefficients = self._floor(chosen)
-        levels, seen = list[Tensor](), list[Tensor]()
-        for c in range(self.channels):
-            mean = _depend(means[:, c], coefficients, seen)
-            uniform = torch.rand(
-                mean.shape, dtype=mean.dtype, device=mean.device, generator=generator
-            )
-            value = mean + log_scales[:, c].exp() * torch.logit(uniform)
-            level = ((value + 1) / (2 * self.half_bin)).round().clamp(0, self.levels - 1)
-            levels.append(level.squeeze(1).long())
-            seen.append(self._scaled(level, mean))
-        return torch.stack(levels, 1)
-
-    def mean(self, params: Tensor) -> Tensor:
-        """Expected levels, floats in [0, L - 1]: ``(B, P, ...)`` -> ``(B, C, ...)``.
-
-        One colour's is a sum of ``K (L - 1)`` sigmoids, as E x = sum_l P(x >= l). A later colour's
-        is averaged over all levels of those before it: rounding and clipping leave no shorter
-        formula, and the time grows as ``L^C``.
-        """
-        logits, means, log_scales, coefficients = self._split(params)
-        found = torch.zeros_like(means)
-        like = params.new_zeros(())
-        edges = self._scaled(torch.arange(1, self.levels, device=like.device), like)
-        edges = edges - self.half_bin
-
-        def add(c: int, seen: tuple[Tensor, ...], mass: Tensor) -> None:
-            mean, log_scale = _depend(means[:, c], coefficients, seen), log_scales[:, c]
-            over = (mean[..., None] - edges) * torch.exp(-log_scale)[..., None]
-            found[:, c] += mass * torch.sigmoid(over).sum(-1)
-            for level in range(self.levels if c + 1 < self.channels else 0):
-                x = torch.tensor(level, device=like.device)
-                here = mass * self._log_mass(x, mean, log_scale).exp()
-                add(c + 1, (*seen, self._scaled(x, like)), here)
-
-        add(0, (), torch.softmax(logits[:, 0], 1))
-        return found.sum(2)
-
-    def _scaled(self, x: Tensor, like: Tensor) -> Tensor:
-        return x.to(like.dtype) * (2 * self.half_bin) - 1
-
-    def _split(self, params: Tensor) -> tuple[Tensor, ...]:
-        return self._floor(params.unflatten(1, (sum(self.parts), self.components)))
-
-    def _floor(self, parts: Tensor) -> tuple[Tensor, ...]:
-        """Logits ``(B, 1, K, ...)``, means and bounded log-scales ``(B, C, K, ...)``, bounded
-        coefficients."""
-        logits, means, raw, coefficients = parts.split(self.parts, 1)
-        log_scales = self.min_log_scale + F.softplus(raw - self.min_log_scale)
-        return logits, means, log_scales, torch.tanh(coefficients)
-
-    def _log_mass(self, x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
-        """Logarithm of a summand of equation 2 for level ``x``.
-
-        With a > b the ends of the bin, sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b)
-        (1 - exp(b - a)). Nothing here cancels, so the tails need no case of their own. At the
-        edges an end is infinite: the factor with the other end is what remains.
-        """
-        precision = torch.exp(-log_scale)
-        centred = self._scaled(x, mean) - mean
-        below_upper = F.logsigmoid((centred + self.half_bin) * precision)
-        above_lower = F.logsigmoid((self.half_bin - centred) * precision)
-        width = torch.log(-torch.expm1(-2 * self.half_bin * precision))
-        inside = below_upper + above_lower + width
-        above_lowest = torch.where(x == self.levels - 1, above_lower, inside)
-        return torch.where(x == 0, below_upper, above_lowest)
-
-
-def _depend(mean: Tensor, coefficients: Tensor, seen: Sequence[Tensor]) -> Tensor:
-    """Equation 3: the mean of colour ``len(seen)``, given those before it."""
-    first = len(seen) * (len(seen) - 1) // 2
-    for k, value in enumerate(seen):
-        mean = mean + coefficients[:, first + k] * value
-    return mean
-
-
-class Softmax(nn.Module):
-    """A softmax over all that a whole pixel can be, ``L^C`` colours, to compare the mixture with.
-
-    For a grey image it is the 256-way softmax of PixelCNN. Parameters: logits ``(B, L^C, ...)``,
-    the last colour's level running fastest.
-
-    Args:
-        levels: ``L``.
-        channels: ``C``.
-    """
-
-    def __init__(self, levels: int, channels: int = 1) -> None:
-        super().__init__()
-        self.levels, self.channels = levels, channels
-        self.whole = Categorical(levels**channels)
-
-    def params_shape(self, data_shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Shape of one item's parameters: ``(L^C, ...)`` for ``(C, ...)``.
-
-        Raises:
-            ValueError: another number of colours.
-        """
-        _check_channels(data_shape, self.channels)
-        return self.whole.params_shape(tuple(data_shape[1:]))
-
-    def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
-        """log p(x) in nats: int64 levels ``(B, C, ...)`` -> ``(B,)``.
-
-        Raises:
-            ValueError: the shapes don't fit, ``x`` isn't int64, or a level is out of range.
-        """
-        self.params_shape(tuple(x.shape[1:]))
-        check_levels("x", x, self.levels)
-        index = torch.zeros_like(x[:, 0])
-        for level in x.unbind(1):
-            index = index * self.levels + level
-        return self.whole.log_prob(params.unsqueeze(2), index.unsqueeze(1))
-
-    def sample(self, params: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """Draw int64 levels: ``(B, L^C, ...)`` -> ``(B, C, ...)``."""
-        return self._colours(self.whole.sample(params, generator=generator), 1)
-
-    def mean(self, params: Tensor) -> Tensor:
-        """Expected levels, floats in [0, L - 1]: ``(B, L^C, ...)`` -> ``(B, C, ...)``."""
-        every = self._colours(torch.arange(params.shape[1], device=params.device), 0)
-        return torch.einsum("bl...,cl->bc...", torch.softmax(params, 1), every.to(params))
-
-    def _colours(self, index: Tensor, dim: int) -> Tensor:
-        places = [self.levels**c for c in reversed(range(self.channels))]
-        return torch.stack([index // place % self.levels for place in places], dim)
 
 
 # Section 2 and the authors' code: shifted convolutions, with normalised weights
@@ -321,6 +116,14 @@ class ShiftedConv2d(nn.Conv2d):
         height, width = (-(-s // self.stride[0]) for s in input.shape[2:])
         return out[:, :, :height, :width]
 
+    def by_row(self, n: int, width: int) -> RowConv:
+        """The same, row by row."""
+        return RowConv(self, self.end[1], n, width)
+
+    def by_pixel(self, n: int, width: int) -> PixelConv:
+        """The same, pixel by pixel, where it sees nothing to the right."""
+        return PixelConv(self, n, width)
+
 
 class ShiftedConvTranspose2d(nn.ConvTranspose2d):
     """The transposed convolution that brings ``ShiftedConv2d`` back to the finer resolution.
@@ -346,6 +149,17 @@ class ShiftedConvTranspose2d(nn.ConvTranspose2d):
         default = [int(s) * step for s, step in zip(input.shape[2:], self.stride, strict=True)]
         height, width = default if output_size is None else output_size
         return spread[:, :, :height, self.end[1] : self.end[1] + width]
+
+    def by_row(self, n: int, width: int) -> RowGrow:
+        """The same, row by row."""
+        return RowGrow(self, self.end[1], n, width)
+
+    def by_pixel(self, n: int, width: int) -> PixelGrow:
+        """The same, pixel by pixel, where it sees nothing to the right."""
+        return PixelGrow(self, n, width)
+
+
+Shifted = ShiftedConv2d | ShiftedConvTranspose2d
 
 
 # Section 2.3 (figure 2) and the authors' code: the two streams through several resolutions
@@ -634,10 +448,10 @@ class PixelCNNpp(Autoregressive):
         context = self.context(y, n)
         _, height, width = self.data_shape
         x = self.blank(n)
-        first_u, first_above = (_RowConv(c, n, width) for c in (self.first_u, self.first_above))
-        first_left, head = (_PixelConv(c, n, width) for c in (self.first_left, self.head))
-        rows = _steps(self.u, n, width, context, _RowConv, _RowGrow)
-        pixels = _steps(self.ul, n, width, context, _PixelConv, _PixelGrow)
+        first_u, first_above = (c.by_row(n, width) for c in (self.first_u, self.first_above))
+        first_left, head = (c.by_pixel(n, width) for c in (self.first_left, self.head))
+        rows = _steps(self.u, n, width, context, lambda c, *at: c.by_row(*at))
+        pixels = _steps(self.ul, n, width, context, lambda c, *at: c.by_pixel(*at))
         scaled = self.scaled(torch.arange(self.levels, device=x.device))
         # The first layers are given what lies one row above or one pixel to the left: padding.
         above = _marked(scaled[x[:, :, :1]]) * 0
@@ -662,107 +476,10 @@ def _marked(x: Tensor) -> Tensor:
 
 # Sampling: each layer keeps what it has computed, at its own resolution (1704.06001)
 
-# A layer that runs row by row, or pixel by pixel, counts where it is. At a coarse resolution there
-# is something to compute only in every second row and column.
-
 
 def _by_column(row: Tensor) -> tuple[Tensor, ...]:
     """``(n, F, 1, W)`` -> ``W`` times ``(n, F)``."""
     return row[:, :, 0].permute(2, 0, 1).contiguous().unbind(0)
-
-
-class _RowConv(nn.Module):
-    """A ``ShiftedConv2d`` row by row: ``(n, in, 1, W)`` -> ``(n, out, 1, W / stride)``, or None
-    for a row that the stride leaves out."""
-
-    def __init__(self, conv: ShiftedConv2d, n: int, width: int) -> None:
-        super().__init__()
-        self.weight, self.bias = conv.weight.detach(), cast(Tensor, conv.bias).detach()
-        self.sides, self.stride = (conv.before[1], conv.end[1]), conv.stride[0]
-        above = conv.kernel_size[0] - 1
-        self.rows = self.weight.new_zeros(n, conv.in_channels, above + 1, width)
-        self.i = 0
-
-    def forward(self, row: Tensor) -> Tensor | None:
-        self.rows = torch.cat([self.rows[:, :, 1:], row], 2)
-        self.i += 1
-        if (self.i - 1) % self.stride:
-            return None
-        return F.conv2d(F.pad(self.rows, self.sides), self.weight, self.bias, (1, self.stride))
-
-
-class _RowGrow(nn.Module):
-    """A ``ShiftedConvTranspose2d`` row by row: takes a coarse row, or None in the rows between."""
-
-    def __init__(self, conv: ShiftedConvTranspose2d, n: int, width: int) -> None:
-        super().__init__()
-        self.weight, self.stride, self.first = conv.weight.detach(), conv.stride[0], conv.end[1]
-        self.bias = cast(Tensor, conv.bias).detach()[:, None, None]
-        self.sums = self.bias.expand(n, -1, conv.kernel_size[0], width)
-
-    def forward(self, row: Tensor | None, size: Sequence[int]) -> Tensor:
-        if row is not None:
-            spread = F.conv_transpose2d(row, self.weight, stride=self.stride)
-            self.sums = self.sums + spread[..., self.first : self.first + self.sums.shape[3]]
-        now, later = self.sums[:, :, :1], self.sums[:, :, 1:]
-        self.sums = torch.cat([later, self.bias.expand_as(now)], 2)
-        return now
-
-
-class _PixelConv(nn.Module):
-    """A ``ShiftedConv2d`` that looks at nothing to the right, pixel by pixel: ``(n, in)`` ->
-    ``(n, out)``, or None for a pixel that the stride leaves out.
-
-    Rows above add to all pixels of a row at once; the rest is one matrix product a pixel.
-    """
-
-    def __init__(self, conv: ShiftedConv2d, n: int, width: int) -> None:
-        super().__init__()
-        weight, self.bias = conv.weight.detach(), cast(Tensor, conv.bias).detach()
-        self.left, self.stride, self.width = conv.kernel_size[1] - 1, conv.stride[0], width
-        self.above = weight[:, :, :-1]
-        self.weight = weight[:, :, -1].permute(2, 1, 0).flatten(0, 1).contiguous()
-        self.row = weight.new_zeros(n, self.left + width, conv.in_channels)
-        self.from_above = self.bias.expand(width, n, -1)
-        self.place = [0, 0]  # a list, since to set an attribute of a module is slow
-
-    def forward(self, x: Tensor) -> Tensor | None:
-        (i, j), stride = self.place, self.stride
-        self.place[:] = (i, j + 1) if j + 1 < self.width else (i + 1, 0)
-        if j == 0 and i and i % stride == 0 and self.above.shape[2]:
-            row = self.row.transpose(1, 2)[:, :, None]
-            above = F.conv2d(row, self.above, self.bias, (1, stride))
-            self.from_above = above[:, :, 0].permute(2, 0, 1).contiguous()
-        self.row[:, self.left + j] = x
-        if i % stride or j % stride:
-            return None
-        seen = self.row[:, j : j + self.left + 1].flatten(1) if self.left else x
-        return torch.addmm(self.from_above[j // stride], seen, self.weight)
-
-
-class _PixelGrow(nn.Module):
-    """A ``ShiftedConvTranspose2d`` pixel by pixel: takes a coarse pixel, or None between them."""
-
-    def __init__(self, conv: ShiftedConvTranspose2d, n: int, width: int) -> None:
-        super().__init__()
-        self.kernel, self.width = conv.kernel_size, width
-        self.weight = conv.weight.detach().permute(0, 2, 3, 1).flatten(1).contiguous()
-        self.bias = cast(Tensor, conv.bias).detach()
-        height, beyond = self.kernel[0], self.kernel[1] - 1
-        self.sums = self.bias.repeat(n, height, width + beyond, 1)
-        self.j = 0
-
-    def forward(self, x: Tensor | None, size: Sequence[int]) -> Tensor:
-        j = self.j
-        if x is not None:
-            spread = (x @ self.weight).view(len(x), *self.kernel, -1)
-            self.sums[:, :, j : j + self.kernel[1]] += spread
-        now = self.sums[:, 0, j]
-        self.j = (j + 1) % self.width
-        if self.j == 0:
-            later = self.sums[:, 1:]
-            self.sums = torch.cat([later, self.bias.expand_as(self.sums[:, :1])], 1)
-        return now
 
 
 class _Known(nn.Module):
@@ -781,14 +498,11 @@ def _steps(
     n: int,
     width: int,
     context: Tensor | None,
-    conv: type[_RowConv] | type[_PixelConv],
-    grow: type[_RowGrow] | type[_PixelGrow],
+    step: Callable[[Shifted, int, int], nn.Module],
 ) -> nn.Module:
     """The same module with its convolutions step by step, and without dropout."""
-    if isinstance(module, ShiftedConv2d):
-        return conv(module, n, width)
-    if isinstance(module, ShiftedConvTranspose2d):
-        return grow(module, n, width)
+    if isinstance(module, Shifted):
+        return step(module, n, width)
     if isinstance(module, nn.Dropout):
         return nn.Identity()
     if isinstance(module, nn.Linear):  # GatedResNet's, of the context
@@ -797,7 +511,7 @@ def _steps(
     if isinstance(module, Stream) and hasattr(module, "inner"):
         narrower = -(-width // module.shrink.stride[0])
     twin._modules = {
-        name: _steps(child, n, narrower if name == "inner" else width, context, conv, grow)
+        name: _steps(child, n, narrower if name == "inner" else width, context, step)
         for name, child in module.named_children()
     }
     return twin

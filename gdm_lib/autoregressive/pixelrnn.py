@@ -1,8 +1,8 @@
 """PixelRNN: Row LSTM and Diagonal BiLSTM.
 
 Aäron van den Oord, Nal Kalchbrenner and Koray Kavukcuoglu, *Pixel Recurrent Neural Networks*,
-2016, https://arxiv.org/abs/1601.06759. Equation numbers below are the paper's. The product of
-conditionals, the masks and the convolutional model are in ``pixelcnn``.
+2016, https://arxiv.org/abs/1601.06759. Equation numbers below are the paper's. The masks and the
+convolutional model are in ``pixelcnn``.
 
 An LSTM whose state runs over the image sees all that a pixel may see, however far away. Its gates
 add a part that comes from the input, computed for the whole image at once, and a part that comes
@@ -29,16 +29,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gdm_lib.autoregressive.pixelcnn import (
-    MaskedConv2d,
-    PixelNetwork,
-    PixelStep,
-    colours,
-)
+from gdm_lib.autoregression import PixelStep
+from gdm_lib.autoregressive.pixelcnn import MaskedConv2d, PixelNetwork, colours
 
 __all__ = ["DiagonalBiLSTM", "PixelRNN", "ResidualLSTM", "RowLSTM", "cell", "skew", "unskew"]
 
-YEAR = 2016
 ARXIV = "1601.06759"
 
 

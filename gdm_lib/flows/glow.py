@@ -32,12 +32,12 @@ from gdm_lib.bijections import (
     Chain,
     Dequantise,
     Flow,
+    MultiScale,
     Squeeze,
     StandardNormal,
     check_inputs,
     join,
 )
-from gdm_lib.flows.realnvp import MultiScale
 
 __all__ = [
     "ActNorm",
@@ -51,7 +51,6 @@ __all__ = [
     "sigmoid",
 ]
 
-YEAR = 2018
 ARXIV = "1807.03039"
 
 

@@ -25,12 +25,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gdm_lib.autoregressive.made import MaskedMLP, sequential, sequential_naive
+from gdm_lib.autoregression import Place, sequential, sequential_naive
+from gdm_lib.autoregressive.made import MaskedMLP
 from gdm_lib.bijections import Chain, Flow, Inverse, StandardNormal, check_inputs
 
 __all__ = ["IAF", "AutoregressiveStep", "Update", "gated", "iaf_chain", "shift_and_scale"]
 
-YEAR = 2016
 ARXIV = "1606.04934"
 
 
@@ -88,10 +88,10 @@ class AutoregressiveStep(nn.Module):
         check_inputs("z", z, (self.net.dim,), context, self.context_dim)
         columns, log_scales = z.unbind(1), []
 
-        def rule(params: Tensor, i: int) -> Tensor:
+        def rule(params: Tensor, place: Place) -> Tensor:
             log_scale, shift = self.update(*params.unbind(1))
             log_scales.append(log_scale)
-            return (columns[i] - shift) / log_scale.exp()
+            return (columns[place[0]] - shift) / log_scale.exp()
 
         solve = sequential_naive if torch.is_grad_enabled() else sequential
         x = solve(self.net, rule, z, context)

@@ -16,26 +16,22 @@ The noise of one model is modelled by the next. Sampling goes variable by variab
 the two directions exchanged, and is made of the same step.
 
 Symbols: ``x`` data, ``u`` noise, ``mu`` mean, ``alpha`` log standard deviation, ``y`` what is
-conditioned on, ``C`` components of a mixture, ``D`` the dimension.
+conditioned on, ``C`` components of the base's mixture, ``D`` the dimension.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gdm_lib.autoregressive.made import MADE, Degrees, MaskedMLP, spread_degrees
-from gdm_lib.bijections import Chain, Flow, StandardNormal
+from gdm_lib.bijections import BatchNorm, Chain, Flow, StandardNormal
 from gdm_lib.flows.iaf import AutoregressiveStep
-from gdm_lib.flows.realnvp import BatchNorm
-from gdm_lib.likelihoods import LOG_2PI
+from gdm_lib.likelihoods import MixtureOfGaussians
 
-__all__ = ["MAF", "MixtureOfGaussians", "exp_scale", "maf_mog"]
+__all__ = ["MAF", "exp_scale", "maf_mog"]
 
-YEAR = 2017
 ARXIV = "1705.07057"
 
 
@@ -117,59 +113,7 @@ class MAF(Flow):
         super().__init__(chain, StandardNormal((dim,)), embed=embed)
 
 
-# Section 4: mixture conditionals, and a MAF on top of them
-
-
-class MixtureOfGaussians(nn.Module):
-    """Each variable a mixture of ``C`` Gaussians, as MADE MoG's ``likelihood``.
-
-    Parameters ``(B, 3C, *data_shape)``: logits of the weights, means, log standard deviations.
-
-    Args:
-        components: ``C``; the paper's 10.
-    """
-
-    def __init__(self, components: int = 10) -> None:
-        super().__init__()
-        if components < 1:
-            raise ValueError(f"components must be at least 1, got {components}")
-        self.components = components
-
-    def params_shape(self, data_shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Shape of one item's parameters: ``(3C, *data_shape)``."""
-        return (3 * self.components, *data_shape)
-
-    def _split(self, params: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        logits, mean, alpha = params.chunk(3, dim=1)
-        return F.log_softmax(logits, 1), mean, alpha
-
-    def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
-        """log p(x) in nats, ``(B,)``."""
-        expected = (x.shape[0], 3 * self.components, *x.shape[1:])
-        if params.shape != expected:
-            raise ValueError(
-                f"params must have shape {expected} for x of shape {tuple(x.shape)}, "
-                f"got {tuple(params.shape)}"
-            )
-        log_weight, mean, alpha = self._split(params)
-        u = (x[:, None] - mean) * (-alpha).exp()
-        each = log_weight - alpha - 0.5 * (u.square() + LOG_2PI)
-        return each.logsumexp(1).flatten(1).sum(1)
-
-    def sample(self, params: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """A component, then a draw from it: ``(B, *data_shape)``."""
-        log_weight, mean, alpha = self._split(params)
-        flat = log_weight.exp().movedim(1, -1)
-        pick = torch.multinomial(flat.reshape(-1, self.components), 1, generator=generator)
-        pick = pick.view(flat.shape[:-1])[:, None]
-        mean, alpha = mean.gather(1, pick)[:, 0], alpha.gather(1, pick)[:, 0]
-        noise = torch.randn(mean.shape, dtype=mean.dtype, device=mean.device, generator=generator)
-        return mean + alpha.exp() * noise
-
-    def mean(self, params: Tensor) -> Tensor:
-        """The expectation, ``(B, *data_shape)``."""
-        log_weight, mean, _ = self._split(params)
-        return (log_weight.exp() * mean).sum(1)
+# Section 4: a MAF on top of mixture conditionals
 
 
 def maf_mog(

@@ -29,7 +29,6 @@ from gdm_lib.nn import mlp
 
 __all__ = ["NICE", "AdditiveCoupling", "DiagonalScale", "StandardLogistic", "inpaint"]
 
-YEAR = 2014
 ARXIV = "1410.8516"
 
 

@@ -41,7 +41,6 @@ __all__ = [
     "monotone_root",
 ]
 
-YEAR = 2015
 ARXIV = "1505.05770"
 
 

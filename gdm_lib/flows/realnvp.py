@@ -11,6 +11,9 @@ networks say of the first (equations 4 and 5)::
 Its Jacobian is triangular, its log-determinant ``sum_j s_j`` (equation 6), and its inverse needs no
 inverse of ``s`` or ``t`` (equation 8).
 
+The multi-scale architecture (section 3.6) and batch normalisation as a bijection (section 3.7),
+which later papers share, are ``MultiScale`` and ``BatchNorm`` of ``gdm_lib.bijections``.
+
 Symbols: ``s`` log-scale, ``t`` translation, ``b`` a binary mask, 1 where the input is kept.
 """
 
@@ -18,17 +21,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from gdm_lib.bijections import (
+    BatchNorm,
     Chain,
     Dequantise,
     Flatten,
     Flow,
     Logit,
+    MultiScale,
     Squeeze,
     StandardNormal,
     check_inputs,
@@ -38,15 +42,12 @@ from gdm_lib.nn import mlp
 
 __all__ = [
     "AffineCoupling",
-    "BatchNorm",
     "CheckerboardCoupling",
-    "MultiScale",
     "RealNVP",
     "ResNet",
     "checkerboard",
 ]
 
-YEAR = 2016
 ARXIV = "1605.08803"
 
 
@@ -186,140 +187,6 @@ class ResNet(nn.Module):
             h = h + block(h)
         out: Tensor = self.last(torch.relu(h))
         return out
-
-
-# Section 3.6: multi-scale architecture
-
-
-class MultiScale(nn.Module):
-    """``z_i, h_i = f_i(h_i-1)``: after each scale half of the channels is done (equation 14).
-
-    Args:
-        scales: bijections of images, one for each scale.
-        shapes: what each of them puts out; the first half of its channels goes on.
-        priors: for each scale but the last a bijection of the half that is done, whose context is
-            the half that goes on; none in Real NVP.
-    """
-
-    def __init__(
-        self,
-        scales: Sequence[nn.Module],
-        shapes: Sequence[Sequence[int]],
-        priors: Sequence[nn.Module] = (),
-    ) -> None:
-        super().__init__()
-        if len(scales) != len(shapes) or len(priors) not in (0, len(scales) - 1):
-            raise ValueError(
-                f"shapes must be one for each of {len(scales)} scales and priors none or one "
-                f"less, got {len(shapes)} and {len(priors)}"
-            )
-        self.scales, self.priors = nn.ModuleList(scales), nn.ModuleList(priors)
-        self.context_dim: int = max(getattr(scale, "context_dim", 0) for scale in scales)
-        halves = [(shape[0] - shape[0] // 2, *shape[1:]) for shape in shapes[:-1]]
-        self.done = [(shape[0] // 2, *shape[1:]) for shape in shapes[:-1]] + [tuple(shapes[-1])]
-        self.going = halves
-        self.sizes = [math.prod(shape) for shape in self.done]
-
-    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """``(B, C, H, W)`` -> all latents in one vector ``(B, C H W)``, finest scale first."""
-        check_inputs("x", x, (-1, -1, -1), context, self.context_dim)
-        total, latents = x.new_zeros(len(x)), []
-        for i, scale in enumerate(self.scales):
-            x, logdet = scale(x, context if getattr(scale, "context_dim", 0) else None)
-            total = total + logdet
-            if i < len(self.going):
-                x, z = x.split((self.going[i][0], self.done[i][0]), dim=1)
-                if self.priors:
-                    z, logdet = self.priors[i](z, x)
-                    total = total + logdet
-                latents.append(z.flatten(1))
-        return torch.cat([*latents, x.flatten(1)], 1), total
-
-    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """``(B, C H W)`` -> ``(B, C, H, W)``, coarsest scale first."""
-        check_inputs("z", z, (sum(self.sizes),), context, self.context_dim)
-        total = z.new_zeros(len(z))
-        latents = [
-            part.unflatten(1, shape)
-            for part, shape in zip(z.split(self.sizes, dim=1), self.done, strict=True)
-        ]
-        x = latents.pop()
-        for i in reversed(range(len(self.scales))):
-            if i < len(self.going):
-                done = latents.pop()
-                if self.priors:
-                    done, logdet = cast(Any, self.priors[i]).inverse(done, x)
-                    total = total + logdet
-                x = torch.cat([x, done], 1)
-            scale = cast(Any, self.scales[i])
-            x, logdet = scale.inverse(x, context if getattr(scale, "context_dim", 0) else None)
-            total = total + logdet
-        return x, total
-
-
-# Section 3.7: batch normalisation
-
-
-class BatchNorm(nn.Module):
-    """``z = (x - mean) / sqrt(var + eps)``, a bijection once its statistics stand (section 3.7).
-
-    In training they are the batch's, and gradients flow through them; a running average is kept
-    for evaluation and for ``inverse``, which has no data to take statistics of. (Appendix E
-    normalises by a running average in training too; this is its ``rho = 0``, and MAF's choice.)
-
-    Args:
-        features: size of dimension 1.
-        momentum: weight of a new batch in the running average.
-        eps: added to the variance.
-        affine: whether a learned scale and shift follow, as in 1705.07057 (appendix B).
-    """
-
-    mean: Tensor
-    var: Tensor
-
-    def __init__(
-        self, features: int, *, momentum: float = 0.1, eps: float = 1e-5, affine: bool = False
-    ) -> None:
-        super().__init__()
-        self.features, self.momentum, self.eps = features, momentum, eps
-        self.register_buffer("mean", torch.zeros(features))
-        self.register_buffer("var", torch.ones(features))
-        self.log_gain = nn.Parameter(torch.zeros(features)) if affine else None
-        self.shift = nn.Parameter(torch.zeros(features)) if affine else None
-
-    def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        if not self.training:
-            return self.mean, self.var
-        if x.numel() == self.features:
-            raise ValueError("x must have more than one item in training: one has no variance")
-        over = [0, *range(2, x.ndim)]
-        var, mean = torch.var_mean(x, over, correction=0)
-        with torch.no_grad():
-            self.mean.lerp_(mean, self.momentum)
-            self.var.lerp_(var, self.momentum)
-        return mean, var
-
-    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """``(B, features, ...)`` -> the same shape."""
-        check_inputs("x", x, (self.features, *x.shape[2:]), context)
-        mean, var = self._statistics(x)
-        log_scale, logdet = self._log_scale(var, x)
-        wide = (-1, *[1] * (x.ndim - 2))
-        z = (x - mean.view(wide)) * log_scale.exp().view(wide)
-        return z if self.shift is None else z + self.shift.view(wide), logdet
-
-    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Undoes ``forward`` as it is in evaluation."""
-        check_inputs("z", z, (self.features, *z.shape[2:]), context)
-        log_scale, logdet = self._log_scale(self.var, z)
-        wide = (-1, *[1] * (z.ndim - 2))
-        z = z if self.shift is None else z - self.shift.view(wide)
-        return z * (-log_scale).exp().view(wide) + self.mean.view(wide), -logdet
-
-    def _log_scale(self, var: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        log_scale = -0.5 * torch.log(var + self.eps)
-        log_scale = log_scale if self.log_gain is None else log_scale + self.log_gain
-        return log_scale, (log_scale.sum() * math.prod(x.shape[2:])).expand(len(x))
 
 
 # Section 4: the models

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Adam
 
+from gdm_lib.autoregression import Autoregressive
 from gdm_lib.autoregressive.gated_pixelcnn import GatedPixelCNN
-from gdm_lib.autoregressive.pixelcnn import Autoregressive
-from gdm_lib.autoregressive.pixelcnn_pp import PixelCNNpp, Softmax
+from gdm_lib.autoregressive.pixelcnn_pp import PixelCNNpp
 from gdm_lib.autoregressive.wavenet import (
     Upsample,
     WaveNet,
@@ -23,6 +23,7 @@ from gdm_lib.autoregressive.wavenet import (
     mu_law_encode,
 )
 from gdm_lib.data import fsdd, glyphs
+from gdm_lib.likelihoods import Softmax
 from gdm_lib.nn import ClassEmbedding
 from gdm_lib.pretrained import Recipe
 from gdm_lib.pretrained.flows import GLYPHS

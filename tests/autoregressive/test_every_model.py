@@ -8,15 +8,17 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from gdm_lib.autoregression import Autoregressive
 from gdm_lib.autoregressive.gated_pixelcnn import GatedPixelCNN
-from gdm_lib.autoregressive.pixelcnn import Autoregressive, PixelCNN
+from gdm_lib.autoregressive.pixelcnn import PixelCNN
 from gdm_lib.autoregressive.pixelcnn_pp import PixelCNNpp
 from gdm_lib.autoregressive.pixelrnn import DiagonalBiLSTM, PixelRNN, RowLSTM
 from gdm_lib.autoregressive.wavenet import WaveNet
 from gdm_lib.nn import ClassEmbedding
 from gdm_lib.protocols import LikelihoodModel
+from tests.helpers import Recorder, loud, seeded
 
 Pixel = tuple[int, int]
 Seen = Callable[[Pixel, Pixel], tuple[set[Pixel], set[Pixel]]]
@@ -175,19 +177,6 @@ SHAPES = pytest.mark.parametrize(
 )
 
 
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def loud(module: nn.Module) -> nn.Module:
-    """Random weights, large enough that a leak shows, in double precision."""
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        for p in module.parameters():
-            nn.init.normal_(p, std=1 / math.sqrt(max(1, p[0].numel())) if p.ndim > 1 else 0.3)
-    return module.double().eval()
-
-
 def built(name: str, shape: Shape, levels: int, classes: int = 0) -> Autoregressive:
     return loud(CASES[name].build(shape, levels, classes))
 
@@ -266,20 +255,6 @@ def test_no_claim_goes_beyond_the_past(name, shape):
         assert not (CASES[name].claim(place, shape) & later).any()
         later[(..., *place)] = False
     assert not later.any()
-
-
-class Recorder:
-    """A rule that draws, and remembers the parameters it saw."""
-
-    def __init__(self, model: Autoregressive) -> None:
-        self.model, self.generator = model, seeded(3)
-        self.params: list[Tensor] = []
-        self.places: list[Shape] = []
-
-    def __call__(self, params: Tensor, place: Shape) -> Tensor:
-        self.params.append(params.clone())
-        self.places.append(place)
-        return self.model.likelihood.sample(params, generator=self.generator)
 
 
 @pytest.mark.parametrize(

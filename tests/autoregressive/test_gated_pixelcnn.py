@@ -7,32 +7,25 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gdm_lib.autoregressive import gated_pixelcnn as paper
-from gdm_lib.autoregressive.gated_pixelcnn import GatedLayer, GatedPixelCNN, VerticalConv2d, gate
+from gdm_lib.autoregressive.gated_pixelcnn import GatedLayer, GatedPixelCNN, VerticalConv2d
 from gdm_lib.autoregressive.pixelcnn import colours
-from gdm_lib.nn import ClassEmbedding
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=seeded(seed))
+from gdm_lib.nn import ClassEmbedding, gate
+from tests.helpers import loud, normal, seeded
 
 
 def test_states_its_paper():
-    assert (paper.YEAR, paper.ARXIV) == (2016, "1606.05328")
+    assert paper.ARXIV == "1606.05328"
 
 
 def test_the_gate_is_equation_2():
-    x = noise(2, 6, 3, 3)
+    x = normal(2, 6, 3, 3)
     torch.testing.assert_close(gate(x), x[:, :3].tanh() * x[:, 3:].sigmoid())
     torch.testing.assert_close(gate(x[..., 0, 0]), gate(x)[..., 0, 0])
 
 
 @pytest.mark.parametrize("kernel", [3, 5])
 def test_a_vertical_convolution_is_a_whole_one_with_its_lower_rows_at_zero(kernel):
-    x = noise(2, 3, 6, 5)
+    x = normal(2, 3, 6, 5)
     for strict in (False, True):
         torch.manual_seed(0)
         conv = VerticalConv2d(3, 4, kernel, strict=strict).double()
@@ -54,7 +47,7 @@ def test_a_layer_is_figure_2():
     torch.manual_seed(0)
     p, n = 3, 3
     layer = GatedLayer(colours(p, 1), p, 1, n, context_dim=2).double()
-    v, h, context = noise(2, p, 5, 4), noise(2, p, 5, 4, seed=1), noise(2, 2, 1, 1, seed=2)
+    v, h, context = normal(2, p, 5, 4), normal(2, p, 5, 4, seed=1), normal(2, 2, 1, 1, seed=2)
     for_v, for_h = layer.from_context(context).chunk(2, 1)
     vertical = F.conv2d(F.pad(v, (1, 1, 1, 0)), layer.vertical.weight, layer.vertical.bias)
     row = torch.zeros(2 * p, p, 1, n, dtype=torch.float64)
@@ -67,13 +60,6 @@ def test_a_layer_is_figure_2():
     torch.testing.assert_close(got_h, h + out, rtol=0, atol=1e-12)
 
 
-def loud(model: GatedPixelCNN) -> GatedPixelCNN:
-    torch.manual_seed(1)
-    for p in model.parameters():
-        nn.init.normal_(p, std=0.3)
-    return model.double().eval()
-
-
 @pytest.mark.parametrize("kernel", [3, 5])
 def test_no_pixel_has_a_blind_spot(kernel):
     """Section 2.2, at every pixel: all that comes before is seen, and nothing else."""
@@ -82,7 +68,7 @@ def test_no_pixel_has_a_blind_spot(kernel):
         (1, size, size), levels=2, p=8, layers=5, kernel=kernel, first_kernel=kernel
     )
     x = torch.rand(4, 1, size, size, dtype=torch.float64, generator=seeded()).requires_grad_()
-    out = loud(model).features(x).sum((0, 1)).flatten()
+    out = loud(model, 0.3).features(x).sum((0, 1)).flatten()
     for place in range(size * size):
         (slope,) = torch.autograd.grad(out[place], x, retain_graph=True)
         seen = (slope.abs().sum((0, 1)) > 0).flatten()
@@ -90,7 +76,7 @@ def test_no_pixel_has_a_blind_spot(kernel):
 
 
 def test_the_vertical_stack_knows_the_rows_above_only():
-    model = loud(GatedPixelCNN((1, 5, 5), levels=2, p=6, layers=2, first_kernel=3))
+    model = loud(GatedPixelCNN((1, 5, 5), levels=2, p=6, layers=2, first_kernel=3), 0.3)
     v = x = torch.rand(2, 1, 5, 5, dtype=torch.float64, generator=seeded()).requires_grad_()
     for layer in model.layers:
         v, _ = layer(v, torch.zeros(2, layer.horizontal.in_channels, 5, 5).double())
@@ -119,8 +105,8 @@ def test_a_context_in_space_speaks_to_its_place():
     """Equation 5: with s constant over the image it is equation 4; a change of s at one place
     changes that place's conditional, and no row above. (It is given, so it may be heard to the left
     of its place: the vertical stack looks to both sides.)"""
-    model = loud(GatedPixelCNN((1, 4, 4), levels=3, p=6, layers=2, context_dim=5))
-    x, h = torch.randint(3, (2, 1, 4, 4), generator=seeded()), noise(2, 5)
+    model = loud(GatedPixelCNN((1, 4, 4), levels=3, p=6, layers=2, context_dim=5), 0.3)
+    x, h = torch.randint(3, (2, 1, 4, 4), generator=seeded()), normal(2, 5)
     everywhere = h[:, :, None, None].expand(2, 5, 4, 4).clone()
     torch.testing.assert_close(model(x, everywhere), model(x, h))
     changed = everywhere.clone()

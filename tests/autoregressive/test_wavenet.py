@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gdm_lib.autoregression import Queues
 from gdm_lib.autoregressive import wavenet as paper
 from gdm_lib.autoregressive.wavenet import (
     CausalConv1d,
@@ -21,23 +22,11 @@ from gdm_lib.autoregressive.wavenet import (
 )
 from gdm_lib.nn import ClassEmbedding
 from gdm_lib.protocols import LikelihoodModel
+from tests.helpers import Recorder, loud, seeded
 
 # Wide enough in the head that its ReLUs never all die at once.
 SMALL: dict[str, Any] = {"levels": 5, "residual": 6, "skip": 24, "dilations": (1, 2, 4, 1, 2)}
 CONTEXTS = pytest.mark.parametrize("context", ["none", "global", "local"])
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def loud(model: nn.Module) -> Any:
-    """Random weights, large enough that a leak shows, in double precision."""
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        for p in model.parameters():
-            nn.init.normal_(p, std=1 / math.sqrt(max(1, p[0].numel())) if p.ndim > 1 else 0.3)
-    return model.double().eval()
 
 
 def built(length: int = 12, context: str = "none", **changes: Any) -> WaveNet:
@@ -122,7 +111,7 @@ def test_keeps_the_contract():
     model = WaveNet((20,), **SMALL)
     assert isinstance(model, LikelihoodModel)
     assert model.bound is False
-    assert (paper.YEAR, paper.ARXIV) == (2016, "1609.03499")
+    assert paper.ARXIV == "1609.03499"
     x = model.sample(3, generator=seeded())
     assert (x.shape, x.dtype) == ((3, 20), torch.int64)
     assert model.sample(2, length=7).shape == (2, 7)
@@ -319,18 +308,6 @@ def test_classes_condition_through_an_embedding():
 # -- generation
 
 
-class Recorder:
-    """A rule that draws, and remembers the parameters it saw."""
-
-    def __init__(self, model: WaveNet) -> None:
-        self.model, self.generator, self.params = model, seeded(3), list[Tensor]()
-
-    def __call__(self, params: Tensor, place: tuple[int, ...]) -> Tensor:
-        assert place == (len(self.params),)
-        self.params.append(params.clone())
-        return self.model.likelihood.sample(params, generator=self.generator)
-
-
 @pytest.mark.parametrize(("dtype", "atol"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
 @pytest.mark.parametrize("n", [1, 3])
 @CONTEXTS
@@ -342,6 +319,7 @@ def test_the_queues_give_the_naive_logits_at_every_step(context, n, dtype, atol)
     naive, queued = Recorder(model), Recorder(model)
     expected = model.generate_naive(naive, n, y, length)
     assert torch.equal(model.generate(queued, n, y, length), expected)
+    assert queued.places == naive.places == [(t,) for t in range(length)]
     for a, b in zip(naive.params, queued.params, strict=True):
         torch.testing.assert_close(b, a, rtol=0, atol=atol)
 
@@ -349,7 +327,7 @@ def test_the_queues_give_the_naive_logits_at_every_step(context, n, dtype, atol)
 @CONTEXTS
 def test_long_sounds_go_through_several_chunks(context):
     """What the sampler saw is what the density is made of."""
-    length = 2 * paper._Queues.CHUNK + 30
+    length = 2 * Queues.CHUNK + 30
     model = built(length, context, dilations=dilations(1, 8))
     y, seen = conditions(context, 2, length), Recorder(model)
     x = model.generate(seen, 2, y)

@@ -1,13 +1,7 @@
 """Weights are the same whichever tests ran before."""
 
-from collections.abc import Iterator
-
 import pytest
-import torch
 
+from tests.helpers import same_weights
 
-@pytest.fixture(autouse=True)
-def _same_weights() -> Iterator[None]:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        yield
+_same_weights = pytest.fixture(autouse=True)(same_weights)

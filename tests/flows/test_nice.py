@@ -10,10 +10,7 @@ from gdm_lib.bijections import Dequantise, StandardNormal
 from gdm_lib.flows import nice as paper
 from gdm_lib.flows.nice import NICE, AdditiveCoupling, DiagonalScale, StandardLogistic, inpaint
 from gdm_lib.protocols import LikelihoodModel
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+from tests.helpers import seeded
 
 
 def small(shape=(5,), **kwargs) -> NICE:
@@ -29,7 +26,7 @@ def test_keeps_the_contract():
     model = small()
     assert isinstance(model, LikelihoodModel)
     assert model.bound is False
-    assert (paper.YEAR, paper.ARXIV) == (2014, "1410.8516")
+    assert paper.ARXIV == "1410.8516"
     assert small((1, 2, 3)).sample(4, generator=seeded()).shape == (4, 1, 2, 3)
 
 

@@ -23,11 +23,6 @@ from gdm_lib.vae.vae import (
 )
 
 
-@pytest.fixture
-def rng() -> torch.Generator:
-    return torch.Generator().manual_seed(0)
-
-
 def small_vae(latent_dim: int = 2, **kwargs) -> VAE:
     """Random weights, large enough that the posterior depends on x and differs from q."""
     with torch.random.fork_rng():
@@ -49,7 +44,7 @@ def test_keeps_the_contract():
     model = small_vae()
     assert isinstance(model, LikelihoodModel)
     assert model.bound is True
-    assert (paper.YEAR, paper.ARXIV) == (2013, "1312.6114")
+    assert paper.ARXIV == "1312.6114"
 
 
 @pytest.mark.parametrize(("mu", "log_var"), [(0.0, 0.0), (1.3, -0.7), (-2.0, 1.1), (0.2, -4.0)])

@@ -14,12 +14,14 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FAMILIES = frozenset({"vae", "flows", "autoregressive", "gan"})
 LAYERS = (  # a module may import its own row and those before it
-    {"protocols", "_tensorfile"},
+    {"protocols", "_tensorfile", "_lazy"},
     {"bijections", "likelihoods", "nn"},
     {"metrics", "data", "viz"},
     FAMILIES,
-    {"training", "pretrained"},
+    {"pretrained"},
+    {"training"},
     {"widgets", "exercises"},
+    {"recipes"},
     {"cli", "__main__"},
 )
 BELOW_PAPERS = {"protocols", "bijections", "likelihoods", "nn"}

@@ -137,7 +137,7 @@ from gdm_lib.data import digits
 from gdm_lib.training import fit
 from gdm_lib.vae.vae import VAE
 model = VAE.mlp((1, 8, 8), 2, hidden=(8,))
-fit(model, (digits.load().train.x > 0.5).float()[:64], steps=2)
+fit(model, (digits.load().train.x > 0.5).float()[:64], steps=2, batch_size=32)
 assert pretrained.load("vae/mnist_2d").decode_mean(torch.zeros(1, 2)).shape == (1, 1, 28, 28)
 assert cli.main(["train"]) == 0
 viz.use_style()

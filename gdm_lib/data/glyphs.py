@@ -37,7 +37,7 @@ from torch import Tensor
 from gdm_lib import _tensorfile
 from gdm_lib.data._download import cache_dir
 from gdm_lib.data.levels import from_levels
-from gdm_lib.data.splits import Splits, drawn
+from gdm_lib.data.splits import Labelled, Splits, drawn
 
 __all__ = [
     "CHARACTERS",
@@ -193,7 +193,7 @@ class Factors:
 
 
 @dataclass(frozen=True, eq=False)
-class Glyphs:
+class Glyphs(Labelled):
     """Pictures with their classes and factors.
 
     Attributes:
@@ -202,12 +202,7 @@ class Glyphs:
         factors: what each was made from.
     """
 
-    x: Tensor
-    y: Tensor
     factors: Factors
-
-    def __len__(self) -> int:
-        return len(self.x)
 
 
 def load(

@@ -16,10 +16,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, eq=False)
 class Labelled:
-    """Items and their classes.
+    """Items and their classes. What is made from factors has these too, in a subclass.
 
     Attributes:
-        x: float32 in [0, 1], images ``(N, C, H, W)``.
+        x: float32, ``(N, ...)``; images ``(N, C, H, W)`` in [0, 1].
         y: int64, the class of each, ``(N,)``.
     """
 

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gdm_lib.data.splits import Splits, drawn
+from gdm_lib.data.splits import Labelled, Splits, drawn
 from gdm_lib.likelihoods import check_levels
 
 __all__ = [
@@ -89,7 +89,7 @@ class Factors:
 
 
 @dataclass(frozen=True, eq=False)
-class Tones:
+class Tones(Labelled):
     """Sounds with their classes and factors.
 
     Attributes:
@@ -98,12 +98,7 @@ class Tones:
         factors: what each was made from.
     """
 
-    x: Tensor
-    y: Tensor
     factors: Factors
-
-    def __len__(self) -> int:
-        return len(self.x)
 
 
 def load(

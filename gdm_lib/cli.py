@@ -68,14 +68,14 @@ def _data(names: Sequence[str]) -> None:
 
 
 def _train(name: str | None, directory: Path | None) -> None:
-    from gdm_lib import pretrained
+    from gdm_lib import pretrained, recipes
 
     if name is None:
-        for known in pretrained.names():
+        for known in recipes.names():
             stored = (directory or pretrained.where()) / f"{known}.safetensors"
             print(f"{known:24}{'stored' if stored.is_file() else 'not stored'}")
         return
-    record = pretrained.train(name, directory=directory)
+    record = recipes.train(name, directory=directory)
     print(f"{name}: {record['bytes']:,} bytes after {record['seconds']} s of training")
     for metric, value in record["metrics"].items():
         print(f"  {metric}: {value}")

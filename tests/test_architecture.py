@@ -19,7 +19,8 @@ LAYERS = (  # a module may import its own row and those before it
     {"bijections", "autoregression", "adversarial"},
     {"metrics", "data", "viz"},  # viz stands low because it imports nothing of the library
     FAMILIES,
-    {"pretrained", "training", "_loop"},
+    {"pretrained"},
+    {"training", "_loop"},
     {"widgets", "exercises"},
     {"recipes"},
     {"cli", "__main__"},

@@ -11,21 +11,25 @@ import gdm_lib
 from gdm_lib import cli, pretrained
 from gdm_lib.data._download import RemoteFile
 
-TOY = """
+MODELS = """
 from torch import nn
-from gdm_lib.pretrained import Recipe
 
-small = Recipe(lambda: nn.Linear(3, 2), lambda model: {"steps": 0}, lambda model: {"error": 0.25})
+__all__ = ["small"]
+
+def small():
+    return nn.Linear(3, 2)
+"""
+RECIPES = """
+from gdm_lib.recipes import Recipe
+
+small = Recipe(lambda model: {"steps": 0}, lambda model: {"error": 0.25})
 """
 
 
 @pytest.fixture
-def recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def recipes(add_family) -> None:
     """``toy/small``, one more recipe."""
-    (tmp_path / "toy.py").write_text(TOY)
-    monkeypatch.setattr(pretrained, "__path__", [*pretrained.__path__, str(tmp_path)])
-    monkeypatch.setattr(pretrained, "toy", None, raising=False)
-    monkeypatch.delitem(sys.modules, "gdm_lib.pretrained.toy", raising=False)
+    add_family(MODELS, RECIPES)
 
 
 @pytest.mark.usefixtures("recipes")

@@ -1,11 +1,13 @@
 """The house: what is at the top, what is pinned, and that the papers say what is true."""
 
+import ast
 import json
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,8 @@ TOP = {
     *("environment.yml", "pyproject.toml", "constraints.txt", "Makefile"),
     *("README.md", "LICENSE", "CONTRIBUTING.md", ".github", ".ci", ".gitignore"),
 }
+# The distributions whose import has another name.
+DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn"}
 # Not after a letter, a dot or what else makes it the middle of a path, an address or base64.
 MACHINE = re.compile(r"(?<![\w.~$%})+/=-])/(?:work|root|tmp|home|Users|private|opt)/\w")
 MAX_NOTEBOOK = 1_000_000
@@ -99,7 +103,59 @@ def dead_links(text: str, folder: Path) -> list[str]:
     ]
 
 
+def unlike_imports(modules: Mapping[str, str], project: Mapping) -> list[str]:
+    """Where what the library imports and what ``pyproject.toml`` requires for it differ.
+
+    The widgets may import what the extra ``book`` brings, other modules inside functions only.
+
+    Args:
+        modules: the source of each module by its dotted name.
+        project: the table ``project``.
+    """
+    plain, book = (
+        {canonicalize_name(Requirement(line).name) for line in lines}
+        for lines in (project["dependencies"], project["optional-dependencies"]["book"])
+    )
+    faults, used = [], set()
+    for name, source in modules.items():
+        widget = name.startswith("gdm_lib.widgets")
+        for top, inside in third_party(ast.parse(source)):
+            wanted = canonicalize_name(DISTRIBUTIONS.get(top, top))
+            if wanted in plain:
+                used |= set() if widget else {wanted}
+            elif wanted not in book:
+                faults.append(f"{name} imports {top}, which nothing requires")
+            elif not (widget or inside):
+                faults.append(
+                    f"{name} imports {top} outside of functions; a plain install lacks it"
+                )
+    return faults + [f"{wanted} is required and not imported" for wanted in sorted(plain - used)]
+
+
+def third_party(node: ast.AST, inside: bool = False) -> Iterator[tuple[str, bool]]:
+    """Top-level packages of others that are imported, and whether a function does it."""
+    for child in ast.iter_child_nodes(node):
+        names = []
+        if isinstance(child, ast.Import):
+            names = [alias.name for alias in child.names]
+        elif isinstance(child, ast.ImportFrom) and child.module and not child.level:
+            names = [child.module]
+        tops = {name.partition(".")[0] for name in names} - {"gdm_lib", *sys.stdlib_module_names}
+        yield from ((top, inside) for top in sorted(tops))
+        function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        yield from third_party(child, inside or function)
+
+
 # -- the house itself
+
+
+def test_what_the_library_imports_is_what_it_requires():
+    modules = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts): path.read_text("utf-8")
+        for path in (ROOT / "gdm_lib").rglob("*.py")
+    }
+    assert len(modules) > 30
+    assert not unlike_imports(modules, PROJECT)
 
 
 def test_environment_yml_equals_pyproject():
@@ -246,6 +302,30 @@ dependencies:
 def test_a_fault_in_environment_yml_is_told(old, new, told):
     faults = same_as_pyproject(CONDA.replace(old, new, 1), TOY)
     assert faults == [] if told is None else told in "; ".join(faults)
+
+
+LIBRARY = {
+    "gdm_lib.nn": "import torch\nimport math, os.path\nfrom . import x\nfrom gdm_lib import y",
+    "gdm_lib.viz": "def f():\n    from jupyterlab.a import b",
+    "gdm_lib.widgets.a": "import jupyterlab, torch",
+}
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "told"),
+    [
+        ("gdm_lib.cli", "", None),
+        ("gdm_lib.cli", "import scipy.stats", "gdm_lib.cli imports scipy, which nothing requires"),
+        ("gdm_lib.widgets.b", "from pytest import mark", "gdm_lib.widgets.b imports pytest, which"),
+        ("gdm_lib.cli", "def f():\n    from PIL import Image", "imports PIL, which nothing"),
+        ("gdm_lib.cli", "if True:\n    import jupyterlab", "imports jupyterlab outside of func"),
+        ("gdm_lib.nn", "import math", "torch is required and not imported"),
+    ],
+)
+def test_a_fault_in_what_is_required_is_told(module, source, told):
+    faults = unlike_imports({**LIBRARY, module: source}, TOY)
+    assert len(faults) == (told is not None), faults
+    assert told is None or told in faults[0]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
-"""Reference weights: a toy recipe is made, stored, loaded, and damaged in every way."""
+"""Reference weights: toy ones are stored, loaded, and damaged in every way."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,71 +10,63 @@ from torch import nn
 
 import gdm_lib
 from gdm_lib import pretrained
+from gdm_lib.data import fsdd, glyphs
 
 TOY = """
-import torch
 from torch import nn
-from gdm_lib.pretrained import Recipe
 
-def _train(model):
-    with torch.no_grad():
-        model[0].weight.uniform_(-1, 1)
-    for norm in model[1:]:
-        norm.num_batches_tracked.fill_(2049)  # the first integer that 16 bits cannot hold
-    return {"data": "none", "steps": 3}
+__all__ = ["small", "exact"]
 
-def _evaluate(model):
-    assert not model.training
-    weight = model[0].weight.double()
-    return {"sum": weight.sum().item(), "noise": torch.rand(()).item()}
+def _helper(): ...
 
-def _build():
+def small():
     return nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
 
-small = Recipe(_build, _train, _evaluate, seed=5)
-exact = Recipe(_build, _train, _evaluate, half=False)
-large = Recipe(lambda: nn.Sequential(nn.Linear(1001, 1000)), _train, _evaluate)
+exact = small
 """
 
 
 @pytest.fixture
-def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder for weights, and ``gdm_lib.pretrained.toy`` as one more family."""
-    recipes = tmp_path / "recipes"
-    recipes.mkdir()
-    (recipes / "toy.py").write_text(TOY)
-    monkeypatch.setattr(pretrained, "__path__", [*pretrained.__path__, str(recipes)])
-    monkeypatch.setattr(pretrained, "toy", None, raising=False)
-    monkeypatch.delitem(__import__("sys").modules, "gdm_lib.pretrained.toy", raising=False)
+def weights(tmp_path: Path, add_family) -> Path:
+    """A folder for weights, and one more family."""
+    add_family(TOY, "")
     return tmp_path / "weights"
 
 
-def test_recipes_are_found_by_module_and_name(weights: Path) -> None:
-    assert [n for n in pretrained.names() if n.startswith("toy/")] == [
-        "toy/small",
-        "toy/exact",
-        "toy/large",
-    ]
-    assert pretrained.recipe("toy/small").seed == 5
-    for name in ("toy/medium", "boat/small", "toy", "toy/_build", "toy/nn"):
-        with pytest.raises(ValueError, match=f"no recipe '{name}'; .*toy/small, toy/exact"):
-            pretrained.recipe(name)
+def store(name: str, weights: Path) -> nn.Module:
+    """A model with weights of its own, stored; exact ones in full precision."""
+    torch.manual_seed(5)
+    model = pretrained.build(name).eval()
+    model[1].num_batches_tracked.fill_(2049)  # the first integer that 16 bits cannot hold
+    pretrained.save(model, name, {"steps": 3}, half=name == "toy/small", directory=weights)
+    return model
 
 
-def test_what_is_trained_is_what_is_loaded(weights: Path) -> None:
+def test_names_are_those_of_the_functions_that_build(weights: Path) -> None:
+    assert [n for n in pretrained.names() if n.startswith("toy/")] == ["toy/small", "toy/exact"]
+    assert isinstance(pretrained.build("toy/small"), nn.Sequential)
+    unknown = ("toy/medium", "boat/small", "toy", "toy/", "/small", "toy/_helper", "toy/nn", "")
+    for name in unknown:
+        for function in (pretrained.build, pretrained.load, pretrained.record):
+            with pytest.raises(ValueError, match=r"no reference .*toy/small, toy|must be family"):
+                function(name)
+    with pytest.raises(ValueError, match=r"no reference weights 'boat/small'; .* vae/mnist_2d"):
+        pretrained.load("boat/small")
+
+
+def test_what_is_stored_is_what_is_loaded(weights: Path) -> None:
+    made = store("toy/small", weights)
     before = torch.get_rng_state()
-    record = pretrained.train("toy/small", directory=weights)
     model = pretrained.load("toy/small", directory=weights)
     assert torch.equal(before, torch.get_rng_state())
     assert not model.training
     weight = model[0].weight
     assert weight.dtype == torch.float32
-    assert torch.equal(weight.half().float(), weight)
+    assert torch.equal(made[0].weight.half().float(), weight)
+    assert not torch.equal(made[0].weight, weight)
     assert model[1].num_batches_tracked == 2049
-    # The metrics are those of the rounded weights, and the file holds nothing else.
-    assert record["metrics"]["sum"] == weight.double().sum().item()
-    assert record == pretrained.record("toy/small", directory=weights)
-    assert record | {"seed": 5, "steps": 3, "parameters": 12} == record
+    record = pretrained.record("toy/small", directory=weights)
+    assert record | {"steps": 3, "parameters": 12} == record
     assert record["command"] == "gdm train toy/small"
     assert record["torch"] == torch.__version__
     assert record["gdm_lib"] == gdm_lib.__version__
@@ -81,24 +75,16 @@ def test_what_is_trained_is_what_is_loaded(weights: Path) -> None:
     assert (weights / "toy/small.safetensors").stat().st_size == record["bytes"]
 
 
-def test_recipes_repeat(weights: Path) -> None:
-    torch.manual_seed(1)
-    one = pretrained.train("toy/small", directory=weights)
-    torch.manual_seed(2)
-    two = pretrained.train("toy/small", directory=weights)
-    assert one["sha256"] == two["sha256"]
-    assert one["metrics"] == two["metrics"]
-
-
 def test_full_precision_is_kept_where_asked(weights: Path) -> None:
-    pretrained.train("toy/exact", directory=weights)
+    made = store("toy/exact", weights)
     weight = pretrained.load("toy/exact", directory=weights)[0].weight
+    assert torch.equal(weight, made[0].weight)
     assert not torch.equal(weight.half().float(), weight)
 
 
 def test_weights_are_recognised_by_their_values(weights: Path) -> None:
     for name in ("toy/small", "toy/exact"):
-        pretrained.train(name, directory=weights)
+        store(name, weights)
         model = pretrained.load(name, directory=weights)
         assert pretrained.identify(model.train(), directory=weights) == name
         with torch.no_grad():
@@ -116,14 +102,14 @@ def test_missing_weights_name_the_command(weights: Path) -> None:
         pretrained.load("toy/small", directory=weights)
     with pytest.raises(FileNotFoundError, match="make it with: gdm train toy/small"):
         pretrained.record("toy/small", directory=weights)
-    pretrained.train("toy/small", directory=weights)
+    store("toy/small", weights)
     (weights / "toy/small.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"small.json does not exist"):
         pretrained.load("toy/small", directory=weights)
 
 
 def test_damaged_weights_are_refused(weights: Path) -> None:
-    pretrained.train("toy/small", directory=weights)
+    store("toy/small", weights)
     path = weights / "toy/small.safetensors"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
@@ -158,8 +144,9 @@ def test_weights_of_another_architecture_are_refused(
 
 
 def test_what_cannot_be_stored_is_not(weights: Path) -> None:
+    huge = nn.Linear(1001, 1000)
     with pytest.raises(ValueError, match=r"2,00\d,\d+ bytes, more than 2,000,000; make the model"):
-        pretrained.train("toy/large", directory=weights)
+        pretrained.save(huge, "toy/b", {}, directory=weights)
     large = nn.Linear(800, 800)
     with pytest.raises(ValueError, match="store them with half=True"):
         pretrained.save(large, "toy/a", {}, half=False, directory=weights)
@@ -177,13 +164,89 @@ def test_what_cannot_be_stored_is_not(weights: Path) -> None:
     assert not list(weights.rglob("*b.*"))
 
 
-def test_shipped_weights_fit_their_recipes() -> None:
-    for name in pretrained.names():
-        pretrained.load(name)
-        assert (pretrained.where() / f"{name}.safetensors").stat().st_size <= pretrained.MAX_BYTES
-        assert pretrained.record(name)["metrics"]
+# -- the weights that the book ships
 
 
-def test_every_shipped_file_has_a_recipe() -> None:
+@pytest.mark.parametrize("name", pretrained.names())
+def test_shipped_weights_fit_their_model_and_are_recognised(name: str) -> None:
+    model = pretrained.load(name)
+    assert pretrained.identify(model) == name
+    assert (pretrained.where() / f"{name}.safetensors").stat().st_size <= pretrained.MAX_BYTES
+    record = pretrained.record(name)
+    assert record["name"] == name
+    assert record["metrics"]
+    assert record["parameters"] == sum(p.numel() for p in model.parameters())
+
+
+def test_every_shipped_file_has_a_model() -> None:
     shipped = pretrained.where().glob("*/*.safetensors")
-    assert {f"{path.parent.name}/{path.stem}" for path in shipped} <= set(pretrained.names())
+    assert {f"{path.parent.name}/{path.stem}" for path in shipped} == set(pretrained.names())
+
+
+def test_models_take_what_their_data_are() -> None:
+    """They are built without a look at the data, so that loading one imports no data set."""
+    letters = pretrained.build("autoregressive/gated_glyphs")
+    count = len(glyphs.GLYPHS["characters"])
+    assert letters.embed.num_embeddings == count == letters.context_dim
+    digits = pretrained.build("autoregressive/pp_digits")
+    assert digits.embed.num_embeddings == len(glyphs.COLOUR_DIGITS["characters"])
+    speaker = pretrained.build("autoregressive/wavenet_digits")
+    assert speaker.data_shape == (fsdd.SPEECH,)
+    assert speaker.embed(fsdd.spoken(0, 0)[None]).shape == (1, 16, fsdd.SPEECH)
+
+
+# -- what loading brings in, each in a process where nothing was imported before
+
+LISTED = "print(*sorted(name for name in sys.modules if name.partition('.')[0] == 'gdm_lib'))"
+
+
+def brought_in(code: str) -> set[str]:
+    """The library's modules that a new process has after some lines."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys\n{code}\n{LISTED}"],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    return set(done.stdout.split())
+
+
+def test_loading_a_vae_brings_in_the_vae_alone() -> None:
+    loaded = brought_in("from gdm_lib import pretrained\npretrained.load('vae/mnist_2d')")
+    assert loaded == {
+        *("gdm_lib", "gdm_lib._tensorfile", "gdm_lib.pretrained", "gdm_lib.pretrained.vae"),
+        *("gdm_lib.vae", "gdm_lib.vae.vae"),
+        *("gdm_lib.likelihoods", "gdm_lib.nn", "gdm_lib.protocols"),  # what that paper is built of
+    }
+
+
+def test_loading_any_model_brings_in_its_paper_and_no_training_or_data() -> None:
+    code = """
+from importlib import import_module
+
+def fresh():
+    for name in [name for name in sys.modules if name.partition('.')[0] == 'gdm_lib']:
+        del sys.modules[name]
+
+def ours():
+    return {name for name in sys.modules if name.startswith('gdm_lib.')}
+
+from gdm_lib import pretrained
+for name in pretrained.names():
+    fresh()
+    from gdm_lib import pretrained
+    paper = type(pretrained.load(name)).__module__
+    loaded = ours()
+    fresh()
+    import_module(paper)
+    import_module('gdm_lib.nn')  # embeddings of classes
+    more = {part.split('.')[1] for part in loaded - ours()} - {'pretrained', '_tensorfile'}
+    assert not more, (name, more)
+"""
+    brought_in(code)
+
+
+def test_names_and_identify_bring_in_no_paper() -> None:
+    code = "from torch import nn\nfrom gdm_lib import pretrained\n"
+    own = {"gdm_lib", "gdm_lib._tensorfile", "gdm_lib.pretrained"}
+    assert brought_in(f"{code}pretrained.identify(nn.Linear(2, 2))") == own
+    families = {f"gdm_lib.pretrained.{name.partition('/')[0]}" for name in pretrained.names()}
+    assert brought_in(f"{code}pretrained.names()") == own | families

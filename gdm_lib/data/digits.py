@@ -12,6 +12,7 @@ from collections.abc import Iterable
 
 import torch
 
+from gdm_lib.data.levels import from_levels
 from gdm_lib.data.splits import Labelled, Splits
 
 __all__ = ["LEVELS", "load"]
@@ -22,7 +23,7 @@ LEVELS = 17
 TEST_SHARE = 0.2
 
 
-def load() -> Splits:
+def load() -> Splits[Labelled]:
     """The digits in a fixed split, 80 % of each class for training and 20 % for the test.
 
     Split and order are those of the SHA-256 of each image's pixels: a class's first fifth is its
@@ -48,7 +49,7 @@ def load() -> Splits:
     def part(indices: Iterable[int]) -> Labelled:
         # Another half of the digest: ordered by the first, a part would end in few classes.
         order = sorted(indices, key=lambda i: digests[i][32:])
-        x = torch.from_numpy(levels[order]).float()[:, None] / (LEVELS - 1)
+        x = from_levels(torch.from_numpy(levels[order]), LEVELS)[:, None]
         return Labelled(x, torch.from_numpy(bunch.target[order]).long())
 
     return Splits(part(train), part(test))

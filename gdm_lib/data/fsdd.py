@@ -20,14 +20,37 @@ import torch
 from torch import Tensor
 
 from gdm_lib.data._download import DataError, RemoteFile, fetch
+from gdm_lib.data.splits import Splits
 
-__all__ = ["RATE", "SPEAKERS", "RecordingSplits", "Recordings", "load"]
+__all__ = [
+    "FRAME",
+    "PHASES",
+    "RATE",
+    "SPEAKERS",
+    "SPEECH",
+    "VOICES",
+    "Recordings",
+    "load",
+    "spoken",
+]
 
 RATE = 8000
 """Samples per second."""
 
 SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
 """The speakers' names, in the order of ``Recordings.speaker``."""
+
+VOICES = ("george", "jackson")
+"""The speakers whom ``spoken`` knows, and ``autoregressive/wavenet_digits`` has learned."""
+
+SPEECH = 4400
+"""Samples of the time that ``spoken`` describes: 0.55 s."""
+
+FRAME = 80
+"""Samples for each value of the series that ``spoken`` gives."""
+
+PHASES = 8
+"""Features of ``spoken`` for how far a word has come, of each digit its own."""
 
 DIGITS = 10
 TAKES = 50
@@ -76,23 +99,11 @@ class Recordings:
         return sounds, torch.tensor(which, dtype=torch.int64)
 
 
-@dataclass(frozen=True, eq=False)
-class RecordingSplits:
-    """The data set in its two fixed parts.
-
-    Attributes:
-        train: takes 5 to 49 of each speaker and digit.
-        test: takes 0 to 4.
-    """
-
-    train: Recordings
-    test: Recordings
-
-
-def load() -> RecordingSplits:
+def load() -> Splits[Recordings]:
     """The recordings in the project's own split: 2,700 to train, 300 to test.
 
-    The speakers are the same in both parts. Each part is ordered by digit, speaker and take.
+    The speakers are the same in both parts: of each speaker and digit, takes 0 to 4 are for the
+    test. Each part is ordered by digit, speaker and take.
 
     Raises:
         DataError: the files can't be had, or aren't what they should be.
@@ -106,7 +117,46 @@ def load() -> RecordingSplits:
         y, speaker, take = torch.tensor(keys, dtype=torch.int64).T
         return Recordings(tuple(sounds[key] for key in keys), y, speaker, take)
 
-    return RecordingSplits(part(train), part(test))
+    return Splits(part(train), part(test))
+
+
+def spoken(digit: int, voice: int, seconds: float = 0.45) -> Tensor:
+    """What a model can be told of a sound: a series of 100 values a second.
+
+    A word goes through ``PHASES`` phases in the time that it takes, each blending into the next;
+    each digit has features of its own for them, so that they can come to mean its phonemes. After
+    it comes silence. Features for the voice are constant: a context that is the same for all
+    samples is global conditioning.
+
+    Args:
+        digit: 0 to 9.
+        voice: index into ``VOICES``.
+        seconds: how long the word takes, at most ``SPEECH / RATE``.
+
+    Returns:
+        ``(features, SPEECH / FRAME)``, of features ``10 PHASES`` for the word, one for each voice
+        and one for silence; stack several for a batch.
+
+    Raises:
+        ValueError: there is no such digit or voice, or the word would take too long.
+    """
+    if not (0 <= digit < DIGITS and 0 <= voice < len(VOICES)):
+        raise ValueError(
+            f"digit must be 0 to {DIGITS - 1} and voice 0 to {len(VOICES) - 1}, got {digit} and "
+            f"{voice}"
+        )
+    longest = SPEECH / RATE
+    if not 0 < seconds <= longest:
+        raise ValueError(f"seconds must be above 0 and at most {longest}, got {seconds}")
+    frames = SPEECH // FRAME
+    middle = (torch.arange(frames) + 0.5) * FRAME / RATE / seconds * (PHASES - 1)
+    phases = (1 - (middle - torch.arange(PHASES)[:, None]).abs()).clamp(min=0)
+    speaking = (middle <= PHASES - 1).float()
+    series = torch.zeros(DIGITS * PHASES + len(VOICES) + 1, frames)
+    series[digit * PHASES :][:PHASES] = phases * speaking
+    series[DIGITS * PHASES + voice] = 1
+    series[-1] = 1 - speaking
+    return series
 
 
 def _names() -> dict[str, tuple[int, int, int]]:

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -35,15 +36,20 @@ from torch import Tensor
 
 from gdm_lib import _tensorfile
 from gdm_lib.data._download import cache_dir
+from gdm_lib.data.levels import from_levels
+from gdm_lib.data.splits import Labelled, Splits, drawn
 
 __all__ = [
     "CHARACTERS",
+    "COLOUR_DIGITS",
+    "COLOUR_GLYPHS",
     "FACES",
     "FAMILIES",
+    "GLYPHS",
+    "LETTERS",
     "LEVELS",
     "Face",
     "Factors",
-    "GlyphSplits",
     "Glyphs",
     "draw",
     "load",
@@ -105,6 +111,42 @@ FACES = (
 FAMILIES = tuple(dict.fromkeys(face.family for face in FACES))
 """The families' names, in the order of ``FACES``."""
 
+LETTERS: dict[str, Any] = {
+    "characters": string.ascii_uppercase,
+    "slant": 20.0,
+    "rotation": 0.0,
+    "scale": (0.65, 0.85),
+    "shift": 0.02,
+}
+"""Arguments of ``load``: all capitals in every font, not turned, 32x32 (``vae/glyph_letters``)."""
+
+GLYPHS: dict[str, Any] = {
+    "size": 16,
+    "characters": "ABCDEFGHKLNPRSTUVXYZ",
+    "fonts": (0, 2, 8, 10, 12, 14),
+    "slant": 20.0,
+    "rotation": 0.0,
+    "scale": (0.65, 1.0),
+    "shift": 0.02,
+}
+"""Arguments of ``load``: capitals of three upright families, each in two weights, 16x16. None is so
+wide that it leaves the picture (``flows/glow_glyphs``, ``autoregressive/gated_glyphs``)."""
+
+COLOUR_GLYPHS: dict[str, Any] = {**GLYPHS, "colour": True}
+"""Arguments of ``load``: the same in colour (PixelCNN++'s ablations have their green channel)."""
+
+COLOUR_DIGITS: dict[str, Any] = {
+    "size": 16,
+    "characters": string.digits,
+    "fonts": (0, 2, 8, 10),
+    "slant": 10.0,
+    "rotation": 0.0,
+    "scale": (0.8, 1.1),
+    "shift": 0.03,
+    "colour": True,
+}
+"""Arguments of ``load``: large digits in colour, 16x16 (``autoregressive/pp_digits``)."""
+
 
 @dataclass(frozen=True, eq=False)
 class Factors:
@@ -151,7 +193,7 @@ class Factors:
 
 
 @dataclass(frozen=True, eq=False)
-class Glyphs:
+class Glyphs(Labelled):
     """Pictures with their classes and factors.
 
     Attributes:
@@ -160,25 +202,7 @@ class Glyphs:
         factors: what each was made from.
     """
 
-    x: Tensor
-    y: Tensor
     factors: Factors
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-
-@dataclass(frozen=True, eq=False)
-class GlyphSplits:
-    """Glyphs to learn from and glyphs to be measured on.
-
-    Attributes:
-        train: drawn from one random stream.
-        test: drawn from another, which no training set of any seed draws from.
-    """
-
-    train: Glyphs
-    test: Glyphs
 
 
 def load(
@@ -194,7 +218,7 @@ def load(
     scale: tuple[float, float] = (0.55, 0.85),
     shift: float = 0.05,
     seed: int = 0,
-) -> GlyphSplits:
+) -> Splits[Glyphs]:
     """Draw glyphs, or read them from the cache if these very ones were drawn before.
 
     The first items don't depend on how many are asked for: ``load(100)`` begins ``load(20_000)``.
@@ -216,10 +240,6 @@ def load(
     Raises:
         ValueError: an argument is out of range, or a font lacks a character.
     """
-    if n_train < 0 or n_test < 0 or seed < 0:
-        raise ValueError(
-            f"n_train, n_test and seed must be 0 or more, got {n_train}, {n_test} and {seed}"
-        )
     key = (
         (RENDERING, matplotlib.__version__, n_train, n_test, size, colour, characters),
         (*fonts,),
@@ -230,8 +250,8 @@ def load(
     try:
         tensors, _ = _tensorfile.read(path)
     except (OSError, ValueError):  # not there, or damaged: both are mended by drawing
-        tensors = {}
-        for part, n, stream in (("train", n_train, 2 * seed), ("test", n_test, 2 * seed + 1)):
+
+        def part(n: int, generator: torch.Generator) -> dict[str, Tensor]:
             factors = sample_factors(
                 n,
                 colour=colour,
@@ -241,13 +261,14 @@ def load(
                 rotation=rotation,
                 scale=scale,
                 shift=shift,
-                generator=torch.Generator().manual_seed(stream),
+                generator=generator,
             )
-            tensors[f"{part}.x"] = _draw_levels(factors, size, characters)
-            for field in fields(factors):
-                tensors[f"{part}.{field.name}"] = getattr(factors, field.name)
+            return {"x": _draw_levels(factors, size, characters), **vars(factors)}
+
+        parts = vars(drawn(part, n_train, n_test, seed))
+        tensors = {f"{p}.{name}": value for p in parts for name, value in parts[p].items()}
         _keep(path, tensors)
-    return GlyphSplits(_part(tensors, "train"), _part(tensors, "test"))
+    return Splits(_part(tensors, "train"), _part(tensors, "test"))
 
 
 def sample_factors(
@@ -312,7 +333,7 @@ def draw(factors: Factors, *, size: int = 32, characters: str = CHARACTERS) -> T
     Raises:
         ValueError: ``size`` is below 8, an index is out of range, or a font lacks a character.
     """
-    return _draw_levels(factors, size, characters).float() / (LEVELS - 1)
+    return from_levels(_draw_levels(factors, size, characters), LEVELS)
 
 
 def _draw_levels(factors: Factors, size: int, characters: str) -> Tensor:
@@ -404,5 +425,4 @@ def _keep(path: Path, tensors: dict[str, Tensor]) -> None:
 
 def _part(tensors: dict[str, Tensor], part: str) -> Glyphs:
     factors = Factors(**{field.name: tensors[f"{part}.{field.name}"] for field in fields(Factors)})
-    x = tensors[f"{part}.x"].float() / (LEVELS - 1)
-    return Glyphs(x, factors.character, factors)
+    return Glyphs(from_levels(tensors[f"{part}.x"], LEVELS), factors.character, factors)

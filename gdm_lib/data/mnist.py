@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from gdm_lib.data._download import DataError, RemoteFile, fetch
+from gdm_lib.data.levels import from_levels
 from gdm_lib.data.splits import Labelled, Splits
 
 __all__ = ["FASHION_CLASSES", "LEVELS", "load", "load_fashion"]
@@ -102,7 +103,7 @@ FASHION_FILES = tuple(
 )
 
 
-def load() -> Splits:
+def load() -> Splits[Labelled]:
     """MNIST in its official split: 60,000 handwritten digits to train, 10,000 to test.
 
     Returns:
@@ -114,7 +115,7 @@ def load() -> Splits:
     return _load(MNIST_FILES)
 
 
-def load_fashion() -> Splits:
+def load_fashion() -> Splits[Labelled]:
     """Fashion-MNIST (Xiao et al. 2017, 1708.07747) in its official split, 60,000 and 10,000.
 
     Returns:
@@ -127,7 +128,7 @@ def load_fashion() -> Splits:
     return _load(FASHION_FILES)
 
 
-def _load(files: tuple[RemoteFile, ...]) -> Splits:
+def _load(files: tuple[RemoteFile, ...]) -> Splits[Labelled]:
     train_x, train_y, test_x, test_y = (_read_idx(fetch(file)) for file in files)
     return Splits(_labelled(train_x, train_y), _labelled(test_x, test_y))
 
@@ -138,7 +139,7 @@ def _labelled(images: Tensor, labels: Tensor) -> Labelled:
             f"expected images (N, {SIDE}, {SIDE}) and labels (N,), got {tuple(images.shape)} and "
             f"{tuple(labels.shape)}; delete the folder from the cache and load it again"
         )
-    return Labelled(images.float()[:, None] / (LEVELS - 1), labels.long())
+    return Labelled(from_levels(images, LEVELS)[:, None], labels.long())
 
 
 def _read_idx(path: Path) -> Tensor:

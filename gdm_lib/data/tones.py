@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gdm_lib.data.splits import Labelled, Splits, drawn
 from gdm_lib.likelihoods import check_levels
 
 __all__ = [
@@ -32,7 +33,6 @@ __all__ = [
     "TIMBRES",
     "AutoregressiveProcess",
     "Factors",
-    "ToneSplits",
     "Tones",
     "load",
     "sample_factors",
@@ -89,7 +89,7 @@ class Factors:
 
 
 @dataclass(frozen=True, eq=False)
-class Tones:
+class Tones(Labelled):
     """Sounds with their classes and factors.
 
     Attributes:
@@ -98,25 +98,7 @@ class Tones:
         factors: what each was made from.
     """
 
-    x: Tensor
-    y: Tensor
     factors: Factors
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-
-@dataclass(frozen=True, eq=False)
-class ToneSplits:
-    """Tones to learn from and tones to be measured on.
-
-    Attributes:
-        train: drawn from one random stream.
-        test: drawn from another, which no training set of any seed draws from.
-    """
-
-    train: Tones
-    test: Tones
 
 
 def load(
@@ -126,7 +108,7 @@ def load(
     length: int = 2048,
     notes: Sequence[int] = NOTES,
     seed: int = 0,
-) -> ToneSplits:
+) -> Splits[Tones]:
     """Make tones.
 
     The first items don't depend on how many are asked for, nor the first samples on the length.
@@ -142,17 +124,12 @@ def load(
     Raises:
         ValueError: an argument is out of range.
     """
-    if n_train < 0 or n_test < 0 or seed < 0:
-        raise ValueError(
-            f"n_train, n_test and seed must be 0 or more, got {n_train}, {n_test} and {seed}"
-        )
 
-    def part(n: int, stream: int) -> Tones:
-        generator = torch.Generator().manual_seed(stream)
+    def part(n: int, generator: torch.Generator) -> Tones:
         factors = sample_factors(n, notes=notes, generator=generator)
         return Tones(synthesise(factors, length), factors.timbre, factors)
 
-    return ToneSplits(part(n_train, 2 * seed), part(n_test, 2 * seed + 1))
+    return drawn(part, n_train, n_test, seed)
 
 
 def sample_factors(

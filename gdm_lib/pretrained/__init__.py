@@ -1,18 +1,15 @@
-"""Reference weights, and the recipes that made them.
+"""Reference weights: where they are, which there are, and the models that have them.
 
-A recipe is a module-level ``Recipe`` in ``gdm_lib/pretrained/<family>.py``; its name is
-``<family>/<variable>``. In ``gdm_lib/pretrained/vae.py``::
+A set of weights is named ``<family>/<name>``. In ``gdm_lib/pretrained/<family>.py`` a function of
+that name, listed in ``__all__``, builds its untrained model::
 
-    def _train(model: nn.Module) -> dict[str, object]:
-        history = fit(model, mnist().x, epochs=50)
-        return {"data": "MNIST, 60,000 training images", "epochs": 50}
+    def mnist_2d() -> VAE:
+        from gdm_lib.vae.vae import VAE
 
-    def _evaluate(model: nn.Module) -> dict[str, float]:
-        return {"test_elbo": ...}
+        return VAE.mlp((1, 28, 28), 2, hidden=(500,))
 
-    mnist_2d = Recipe(lambda: VAE.mlp((1, 28, 28), 2), _train, _evaluate)
-
-``gdm train vae/mnist_2d`` then makes the weights, and ``load("vae/mnist_2d")`` the model.
+It imports the paper when it is called, so that ``load("vae/mnist_2d")`` brings in no other. How the
+weights were made, ``gdm_lib.recipes`` knows, and whoever loads them need not.
 """
 
 from __future__ import annotations
@@ -21,10 +18,8 @@ import hashlib
 import importlib
 import json
 import pkgutil
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -35,35 +30,18 @@ from gdm_lib import _tensorfile
 
 __all__ = [
     "MAX_BYTES",
-    "Recipe",
+    "as_stored",
+    "build",
     "identify",
     "load",
     "names",
-    "recipe",
     "record",
     "save",
-    "train",
     "where",
 ]
 
 MAX_BYTES = 2_000_000
 """The largest file of weights that the book ships."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a set of reference weights is made. Run once by its maker, and by any doubter."""
-
-    build: Callable[[], nn.Module]
-    """Makes the untrained model; the reader's ``load`` calls it too."""
-    train: Callable[[nn.Module], dict[str, Any]]
-    """Trains the model in place; returns what the record should say of it (data, steps)."""
-    evaluate: Callable[[nn.Module], dict[str, float]]
-    """Measures the model with its weights as they are stored, rounding included."""
-    seed: int = 0
-    """Of the global generator, before ``build``."""
-    half: bool = True
-    """Store floating-point weights in 16 bits."""
 
 
 def where() -> Path:
@@ -76,52 +54,43 @@ def where() -> Path:
 
 
 def names() -> list[str]:
-    """All recipes, as ``family/name``."""
+    """All sets of weights that can be loaded or made, as ``family/name``. Imports no paper."""
     families = sorted(info.name for info in pkgutil.iter_modules(__path__))
-    return [
-        f"{family}/{name}"
-        for family in families
-        for name, value in vars(importlib.import_module(f"{__name__}.{family}")).items()
-        if isinstance(value, Recipe)
-    ]
+    return [f"{family}/{name}" for family in families for name in _family(family).__all__]
 
 
-def recipe(name: str) -> Recipe:
-    """The recipe of that name.
-
-    Raises:
-        ValueError: there is none.
-    """
-    if name not in (known := names()):
-        listed = ", ".join(known) or "none yet"
-        raise ValueError(f"there is no recipe {name!r}; the recipes are: {listed}")
-    family, _, variable = name.partition("/")
-    return getattr(importlib.import_module(f"{__name__}.{family}"), variable)
-
-
-def train(name: str, *, directory: Path | None = None) -> dict[str, Any]:
-    """Make the weights of a recipe anew and store them with their record.
+def build(name: str) -> nn.Module:
+    """The untrained model of a set of weights, with parameters from the global generator.
 
     Args:
-        name: the recipe, ``family/name``.
-        directory: the folder of all weights; ``where()`` if left out.
+        name: ``family/name``.
 
-    Returns:
-        The record.
+    Raises:
+        ValueError: there is no such set.
     """
-    made = recipe(name)
-    with torch.random.fork_rng([]):
-        torch.manual_seed(made.seed)
-        model = made.build()
-        start = time.perf_counter()
-        facts = made.train(model)
-        seconds = time.perf_counter() - start
-        # What is measured is what is stored.
-        model.load_state_dict(_stored(model, made.half))
-        metrics = made.evaluate(model.eval())
-    facts = {"seed": made.seed, **facts, "seconds": round(seconds, 1), "metrics": metrics}
-    save(model, name, facts, half=made.half, directory=directory)
-    return record(name, directory=directory)
+    family, _, function = name.partition("/")
+    known = {info.name for info in pkgutil.iter_modules(__path__)}
+    if family not in known or function not in _family(family).__all__:
+        raise _unknown(name)
+    return getattr(_family(family), function)()
+
+
+def as_stored(model: nn.Module, *, half: bool = True) -> dict[str, Tensor]:
+    """The model's ``state_dict`` as its file holds it.
+
+    Args:
+        model: whose state it is.
+        half: floating-point tensors in 16 bits.
+
+    Raises:
+        ValueError: a weight is too large for 16 bits.
+    """
+    state = {}
+    for name, tensor in model.state_dict().items():
+        state[name] = tensor.half() if half and tensor.is_floating_point() else tensor
+        if half and not torch.equal(state[name].isfinite(), tensor.isfinite()):
+            raise ValueError(f"{name} holds values beyond 16 bits (65,504); store with half=False")
+    return state
 
 
 def save(
@@ -150,7 +119,7 @@ def save(
             16 bits, or the record isn't JSON. Nothing is written then.
     """
     weights, beside = _paths(name, directory)
-    stored = _tensorfile.encode(_stored(model, half), {})
+    stored = _tensorfile.encode(as_stored(model, half=half), {})
     if len(stored) > MAX_BYTES:
         raise ValueError(
             f"the weights of {name} take {len(stored):,} bytes, more than {MAX_BYTES:,}; "
@@ -180,8 +149,13 @@ def save(
 def record(name: str, *, directory: Path | None = None) -> dict[str, Any]:
     """What is known of stored weights: how they were made, and what they measured.
 
+    Args:
+        name: ``family/name``.
+        directory: the folder of all weights; ``where()`` if left out.
+
     Raises:
-        FileNotFoundError: there are none; the message names the command that makes them.
+        ValueError: there is no such set.
+        FileNotFoundError: it isn't stored; the message names the command that makes it.
     """
     return json.loads(_existing(_paths(name, directory)[1], name).read_text(encoding="utf-8"))
 
@@ -190,14 +164,13 @@ def load(name: str, *, directory: Path | None = None) -> nn.Module:
     """The trained model, in eval mode, on the CPU, its weights in its own dtype.
 
     Args:
-        name: the recipe, ``family/name``.
+        name: ``family/name``.
         directory: the folder of all weights; ``where()`` if left out.
 
     Raises:
-        ValueError: there is no such recipe, or the file is damaged or of another architecture.
-        FileNotFoundError: there are no weights; the message names the command that makes them.
+        ValueError: there is no such set, or the file is damaged or of another architecture.
+        FileNotFoundError: it isn't stored; the message names the command that makes it.
     """
-    made = recipe(name)
     weights = _existing(_paths(name, directory)[0], name)
     expected = record(name, directory=directory)["sha256"]
     if hashlib.sha256(weights.read_bytes()).hexdigest() != expected:
@@ -206,7 +179,7 @@ def load(name: str, *, directory: Path | None = None) -> nn.Module:
             f"two was replaced alone; get both again, or make both with: gdm train {name}"
         )
     with torch.random.fork_rng([]):
-        model = made.build()
+        model = build(name)
     _tensorfile.load_state(model, _tensorfile.read(weights)[0], weights)
     return model.eval()
 
@@ -223,14 +196,16 @@ def identify(model: nn.Module, *, directory: Path | None = None) -> str | None:
     digests = set()
     for half in (True, False):
         try:
-            stored = _stored(model, half)
+            stored = as_stored(model, half=half)
         except ValueError:  # beyond 16 bits
             continue
         if all(torch.equal(stored[k].to(t.dtype), t) for k, t in model.state_dict().items()):
             digests.add(hashlib.sha256(_tensorfile.encode(stored, {})).hexdigest())
-    for name in names():
-        known = _paths(name, directory)[1].is_file()
-        if known and record(name, directory=directory)["sha256"] in digests:
+    # From what is stored, so that nothing is imported to recognise a model.
+    folder = directory or where()
+    for path in sorted(folder.glob("*/*.json")):
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if record(name, directory=folder)["sha256"] in digests:
             return name
     return None
 
@@ -243,16 +218,18 @@ def _paths(name: str, directory: Path | None) -> tuple[Path, Path]:
     return stem.with_suffix(".safetensors"), stem.with_suffix(".json")
 
 
+def _family(name: str) -> ModuleType:
+    return importlib.import_module(f"{__name__}.{name}")
+
+
+def _unknown(name: str) -> ValueError:
+    known = ", ".join(names()) or "none yet"
+    return ValueError(f"there are no reference weights {name!r}; those there are: {known}")
+
+
 def _existing(path: Path, name: str) -> Path:
     if not path.is_file():
+        if name not in names():
+            raise _unknown(name)
         raise FileNotFoundError(f"{path} does not exist; make it with: gdm train {name}")
     return path
-
-
-def _stored(model: nn.Module, half: bool) -> dict[str, Tensor]:
-    state = {}
-    for name, tensor in model.state_dict().items():
-        state[name] = tensor.half() if half and tensor.is_floating_point() else tensor
-        if half and not torch.equal(state[name].isfinite(), tensor.isfinite()):
-            raise ValueError(f"{name} holds values beyond 16 bits (65,504); store with half=False")
-    return state

@@ -1,75 +1,26 @@
-"""Recipes of the VAE chapters."""
+"""Models of the VAE chapters."""
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any, cast
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor, nn
-from torch.optim import Adam
+from torch import nn
 
-from gdm_lib.data import glyphs, mnist
-from gdm_lib.pretrained import Recipe
-from gdm_lib.training import cosine, fit
-from gdm_lib.vae.vae import VAE
+if TYPE_CHECKING:
+    from gdm_lib.vae.vae import VAE
 
-__all__ = ["LETTERS", "glyph_letters", "mnist_2d"]
-
-LETTERS: dict[str, Any] = {
-    "characters": "ABCDEFGHIJKLMNOPQRSTUVWXYZ",
-    "slant": 20.0,
-    "rotation": 0.0,
-    "scale": (0.65, 0.85),
-    "shift": 0.02,
-}
-"""Arguments of ``glyphs.load`` that ``glyph_letters`` was trained with."""
+__all__ = ["mnist_2d", "glyph_letters"]  # noqa: RUF022  (in the order of the chapters)
 
 
-def _binarise(x: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.bernoulli(x, generator=generator)
+def mnist_2d() -> VAE:
+    """The paper's network for MNIST (section 5), with the two latents of its figure 4."""
+    from gdm_lib.vae.vae import VAE
+
+    return VAE.mlp((1, 28, 28), 2, hidden=(500,))
 
 
-def _train(model: nn.Module, x: Tensor, data: str, steps: int) -> dict[str, Any]:
-    fit(
-        model,
-        x,
-        steps=steps,
-        batch_size=100,
-        optimizer=partial(Adam, lr=1e-3),
-        schedule=cosine(steps),
-        transform=_binarise,
-    )
-    return {"data": data, "binarisation": "sampled anew for every batch", "steps": steps}
+def glyph_letters() -> VAE:
+    """Letters of ``data.glyphs.LETTERS`` in 24 latents."""
+    from gdm_lib.vae.vae import VAE
 
-
-def _evaluate(model: nn.Module, x: Tensor) -> dict[str, float]:
-    model, generator = cast(VAE, model), torch.Generator().manual_seed(0)
-    x = _binarise(x, generator)
-    with torch.no_grad():
-        elbo = torch.cat([model.log_prob(part, generator=generator) for part in x.split(1000)])
-    first = x[:1000]
-    iw = model.importance_log_prob(first, 500, chunk=20, generator=generator)
-    return {
-        "test ELBO (nats)": round(float(elbo.mean()), 2),
-        "test log p(x), K = 500, first 1,000 images (nats)": round(float(iw.mean()), 2),
-    }
-
-
-mnist_2d = Recipe(
-    # the paper's network for MNIST (section 5), with the two latents of its figure 4
-    lambda: VAE.mlp((1, 28, 28), 2, hidden=(500,)),
-    lambda model: _train(model, mnist.load().train.x, "MNIST, 60,000 training images", 60_000),
-    lambda model: _evaluate(model, mnist.load().test.x),
-)
-
-glyph_letters = Recipe(
-    lambda: VAE.mlp((1, 32, 32), 24, hidden=(384,), activation=nn.ReLU),
-    lambda model: _train(
-        model,
-        glyphs.load(60_000, 0, **LETTERS).train.x,
-        "glyphs: 60,000 capital letters in all fonts",
-        40_000,
-    ),
-    lambda model: _evaluate(model, glyphs.load(0, 2000, **LETTERS).test.x),
-)
+    return VAE.mlp((1, 32, 32), 24, hidden=(384,), activation=nn.ReLU)

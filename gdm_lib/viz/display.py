@@ -23,6 +23,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
+from gdm_lib._lazy import needs
+
 __all__ = ["figure_html", "png", "show", "show_source", "table"]
 
 CSS_DPI = 96
@@ -133,7 +135,7 @@ def table(
     caption: str | None = None,
     digits: int = 3,
 ) -> None:
-    """Show a small table of results.
+    """Show a small table of results; outside a notebook, print it.
 
     Args:
         columns: the heading of each column and its cells, one sequence a column, all as long.
@@ -219,6 +221,7 @@ def show_source(*objects: Callable[..., Any] | type) -> None:
 
     Raises:
         TypeError: if an object has no source in a file.
+        ModuleNotFoundError: without the extra ``book``, which brings what colours it.
     """
     if not objects:
         raise ValueError("objects: expected at least one class or function, got none")
@@ -239,9 +242,10 @@ def show_source(*objects: Callable[..., Any] | type) -> None:
 
 
 def _coloured(source: str) -> str:
-    from pygments import highlight  # type: ignore[import-untyped]
-    from pygments.formatters import HtmlFormatter  # type: ignore[import-untyped]
-    from pygments.lexers import PythonLexer  # type: ignore[import-untyped]
+    with needs("gdm_lib.viz.show_source", "book"):
+        from pygments import highlight  # type: ignore[import-untyped]
+        from pygments.formatters import HtmlFormatter  # type: ignore[import-untyped]
+        from pygments.lexers import PythonLexer  # type: ignore[import-untyped]
 
     # The site has colours for these classes; JupyterLab has them as variables only.
     rules = "".join(

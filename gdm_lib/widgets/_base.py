@@ -13,17 +13,20 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
-import anywidget
 import numpy as np
 import torch
-import traitlets
 from torch import Tensor, nn
 
 from gdm_lib import pretrained
+from gdm_lib._lazy import needs
 from gdm_lib.viz.display import encode_png, image_html
 from gdm_lib.viz.style import COLORS, INK, PALETTE, PAPER
 
-__all__ = ["EMBED_BYTES", "Widget", "script"]
+with needs("gdm_lib.widgets", "book"):
+    import anywidget
+    import traitlets
+
+__all__ = ["EMBED_BYTES", "Widget", "buffer", "script"]
 
 EMBED_BYTES = 300_000
 """The largest model that a notebook carries itself; a larger one needs reference weights."""
@@ -52,11 +55,16 @@ def stylesheet() -> str:
     return (files("gdm_lib.widgets") / "widgets.css").read_text("utf-8")
 
 
+def buffer() -> traitlets.Bytes:
+    """A trait of bytes that the script reads, such as frames."""
+    return traitlets.Bytes().tag(sync=True)
+
+
 class Widget(anywidget.AnyWidget):
     """The base of the book's widgets.
 
-    A subclass sets ``_esm = script("its_name")`` and gives what its script reads in ``spec``. A
-    widget that needs a model passes ``functions``.
+    A subclass sets ``_esm = script("its_name")`` and gives what its script reads in ``spec``, and
+    more in traits that are each a ``buffer()``. A widget that needs a model passes ``functions``.
 
     Args:
         spec: JSON values for the script; never changed later.
@@ -79,13 +87,13 @@ class Widget(anywidget.AnyWidget):
     values = traitlets.Dict().tag(sync=True)
     """The values of the controls, by name; they follow the reader's hand, and can be set."""
 
-    poster = traitlets.Bytes().tag(sync=True)
+    poster = buffer()
     """The still picture, a PNG file."""
 
     in_page = traitlets.Bool(False).tag(sync=True)
     """Whether a page without kernel shows this widget; set by the page."""
 
-    page_model = traitlets.Bytes().tag(sync=True)
+    page_model = buffer()
     """The exported model that the page runs, if the notebook carries it."""
 
     page_weights = traitlets.Unicode().tag(sync=True)

@@ -10,6 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gdm_lib._lazy import needs
+
+with needs("gdm_lib.widgets.export", "book"):
+    import onnx
+    import onnxscript  # noqa: F401  (torch's exporter imports it, and tells less if it is missing)
+    from onnx import TensorProto, helper, numpy_helper
+
 __all__ = ["export"]
 
 
@@ -39,8 +46,6 @@ def export(function: Callable[..., Tensor], *shapes: Sequence[int]) -> bytes:
         TypeError: ``function`` is neither.
         ValueError: torch can't export it, for the reason given.
     """
-    import onnx
-
     model = getattr(function, "__self__", function)
     if not isinstance(model, nn.Module):
         raise TypeError(
@@ -97,10 +102,8 @@ def _traced(call: nn.Module, arrays: tuple[Tensor, ...]) -> torch.export.Exporte
         return torch.export.export(call, arrays, dynamic_shapes=shapes, strict=True)
 
 
-def _halve(file: onnx.ModelProto) -> None:  # type: ignore[name-defined]  # noqa: F821
+def _halve(file: onnx.ModelProto) -> None:
     """Store in 16 bits what 16 bits hold exactly."""
-    from onnx import TensorProto, helper, numpy_helper
-
     graph = file.graph
     casts = []
     for tensor in graph.initializer:
@@ -119,7 +122,7 @@ def _halve(file: onnx.ModelProto) -> None:  # type: ignore[name-defined]  # noqa
     graph.node.extend(nodes)
 
 
-def _strip(file: onnx.ModelProto) -> None:  # type: ignore[name-defined]  # noqa: F821
+def _strip(file: onnx.ModelProto) -> None:
     """Leave out what torch notes for debugging: stack traces with paths of this machine."""
     graph = file.graph
     for part in (file, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):

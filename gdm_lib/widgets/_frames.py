@@ -11,13 +11,23 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 from torch import Tensor
 
 from gdm_lib.viz.display import LARGE_ERROR, MEAN_ERROR
 from gdm_lib.viz.plots import to_mosaic, to_pixels
 
-__all__ = ["FRAME_BYTES", "Picture", "enlarged", "fewer_colours", "held", "pack", "to_frame"]
+__all__ = [
+    "FRAME_BYTES",
+    "Picture",
+    "enlarged",
+    "fewer_colours",
+    "held",
+    "pack",
+    "ticks",
+    "to_frame",
+]
 
 Picture = np.ndarray | Tensor | Figure
 """What a frame can be made of."""
@@ -136,3 +146,11 @@ def held(sheet: bytes, what: str) -> bytes:
             f"{FRAME_BYTES:,} for a widget; take fewer values, smaller pictures or fewer colours"
         )
     return sheet
+
+
+def ticks(low: float, high: float) -> list[tuple[float, str]]:
+    """A few round numbers within an interval, and their texts."""
+    ticks = MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(low, high)
+    slack = 1e-9 * (high - low)
+    within = [round(float(t), 10) + 0.0 for t in ticks if low - slack <= t <= high + slack]
+    return [(tick, f"{tick:g}".replace("-", "\N{MINUS SIGN}")) for tick in within]

@@ -9,7 +9,6 @@ from typing import Any
 import matplotlib
 import numpy as np
 import torch
-import traitlets
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -17,9 +16,8 @@ from torch import Tensor
 
 from gdm_lib.viz.display import CSS_DPI
 from gdm_lib.viz.style import COLORS, INK, PAPER
-from gdm_lib.widgets._base import Widget, script
-from gdm_lib.widgets._frames import FRAME_BYTES, pack
-from gdm_lib.widgets.step_through import ticks
+from gdm_lib.widgets._base import Widget, buffer, script
+from gdm_lib.widgets._frames import FRAME_BYTES, pack, ticks
 
 __all__ = ["FLOOR_DB", "AudioProbe", "spectrogram"]
 
@@ -58,10 +56,10 @@ class AudioProbe(Widget):
 
     _esm = script("audio_probe")
 
-    samples = traitlets.Bytes().tag(sync=True)
+    samples = buffer()
     """All clips, one after the other, 16-bit integers."""
 
-    sheet = traitlets.Bytes().tag(sync=True)
+    sheet = buffer()
     """The spectrograms: decibels above ``FLOOR_DB`` as grey levels, high frequencies on top."""
 
     def __init__(

@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
-import traitlets
 from PIL import Image, ImageColor
 from torch import Tensor
 
 from gdm_lib.viz.plots import to_mosaic, to_pixels
 from gdm_lib.viz.style import PAPER
-from gdm_lib.widgets._base import Widget, script
+from gdm_lib.widgets._base import Widget, buffer, script
 
 __all__ = ["LatentExplorer", "Slider", "lerp", "slerp"]
 
@@ -64,7 +63,7 @@ class LatentExplorer(Widget):
 
     _esm = script("latent_explorer")
 
-    latents = traitlets.Bytes().tag(sync=True)
+    latents = buffer()
     """32-bit floats: the origin and the directions, or the latents that were given."""
 
     @classmethod

@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
-import traitlets
 from matplotlib import font_manager
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 from torch import Tensor
 
 from gdm_lib.viz.style import COLORS, INK, PAPER
-from gdm_lib.widgets._base import Widget, script
+from gdm_lib.widgets._base import Widget, buffer, script
 from gdm_lib.widgets._frames import FRAME_BYTES, pack, to_frame
 
 __all__ = ["PixelProbe"]
@@ -55,13 +54,13 @@ class PixelProbe(Widget):
 
     _esm = script("pixel_probe")
 
-    sheet = traitlets.Bytes().tag(sync=True)
+    sheet = buffer()
     """The maps in 8 bits; a weight that is not zero is at least 1 there."""
 
-    output = traitlets.Bytes().tag(sync=True)
+    output = buffer()
     """The output image, as a sheet of one frame."""
 
-    input = traitlets.Bytes().tag(sync=True)
+    input = buffer()
     """The input image, likewise."""
 
     def __init__(

@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
-import traitlets
 from matplotlib import font_manager
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from gdm_lib.viz.style import COLORS, INK, PAPER
-from gdm_lib.widgets._base import Widget, script
+from gdm_lib.widgets._base import Widget, buffer, script
 from gdm_lib.widgets._frames import held, pack
 
 __all__ = ["Playground2D"]
@@ -77,14 +76,14 @@ class Playground2D(Widget):
 
     _esm = script("playground2d")
 
-    sheet = traitlets.Bytes().tag(sync=True)
+    sheet = buffer()
     """The recorded densities: 255 is the largest of each picture. High values of y on top."""
 
-    track = traitlets.Bytes().tag(sync=True)
+    track = buffer()
     """Recorded samples and fields, 16-bit integers: of samples, ``FULL`` is 1.05 times ``extent``;
     of a field, the longest vector of each picture."""
 
-    points = traitlets.Bytes().tag(sync=True)
+    points = buffer()
     """Some items of the data, 16-bit integers like the samples."""
 
     def __init__(

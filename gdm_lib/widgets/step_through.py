@@ -8,17 +8,15 @@ from typing import Any
 import matplotlib
 import numpy as np
 import torch
-import traitlets
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from gdm_lib.viz.display import CSS_DPI
 from gdm_lib.viz.style import COLORS, INK, PALETTE, PAPER
-from gdm_lib.widgets._base import Widget, script
-from gdm_lib.widgets._frames import FRAME_BYTES, Picture, enlarged, held, pack, to_frame
+from gdm_lib.widgets._base import Widget, buffer, script
+from gdm_lib.widgets._frames import FRAME_BYTES, Picture, enlarged, held, pack, ticks, to_frame
 
 __all__ = ["StepThrough"]
 
@@ -46,13 +44,13 @@ class StepThrough(Widget):
 
     _esm = script("step_through")
 
-    sheet = traitlets.Bytes().tag(sync=True)
+    sheet = buffer()
     """The pictures, a WebP file without loss."""
 
-    places = traitlets.Bytes().tag(sync=True)
+    places = buffer()
     """The points, 16-bit integers ``(tracks, steps, N, 2)``."""
 
-    paint = traitlets.Bytes().tag(sync=True)
+    paint = buffer()
     """The colour of each point, an 8-bit index into ``spec["hues"]``."""
 
     @classmethod
@@ -286,14 +284,6 @@ def _hues(colours: Tensor | np.ndarray | None, count: int) -> tuple[list[str], n
             f"{given.max()}; numbers of floating point get shades"
         )
     return list(PALETTE), given.astype(np.uint8)
-
-
-def ticks(low: float, high: float) -> list[tuple[float, str]]:
-    """A few round numbers within an interval, and their texts."""
-    ticks = MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(low, high)
-    slack = 1e-9 * (high - low)
-    within = [round(float(t), 10) + 0.0 for t in ticks if low - slack <= t <= high + slack]
-    return [(tick, f"{tick:g}".replace("-", "\N{MINUS SIGN}")) for tick in within]
 
 
 def _drawn(

@@ -9,11 +9,10 @@ from importlib.resources import as_file, files
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-import traitlets
 from matplotlib.figure import Figure
 
 from gdm_lib.viz.display import CSS_DPI
-from gdm_lib.widgets._base import Widget, script
+from gdm_lib.widgets._base import Widget, buffer, script
 from gdm_lib.widgets._frames import Picture, enlarged, fewer_colours, held, pack, to_frame
 
 __all__ = ["Sweep"]
@@ -45,7 +44,7 @@ class Sweep(Widget):
 
     _esm = script("sweep")
 
-    sheet = traitlets.Bytes().tag(sync=True)
+    sheet = buffer()
     """All pictures, a WebP file without loss."""
 
     def __init__(

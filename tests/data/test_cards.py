@@ -1,10 +1,12 @@
 """The data cards say what the code does."""
 
+import re
 from pathlib import Path
 
 import pytest
 
-from gdm_lib.data import digits, fsdd, tones, toy2d
+from gdm_lib import pretrained
+from gdm_lib.data import digits, fsdd, glyphs, tones, toy2d
 from gdm_lib.data.mnist import FASHION_FILES, MNIST_FILES
 
 CARDS = Path(__file__).parents[2] / "data"
@@ -55,7 +57,26 @@ def test_the_process_and_its_sizes():
         assert name in text
 
 
+def test_settings_of_the_glyphs_and_levels_of_the_models():
+    text = card("glyphs")
+    for name in ("LETTERS", "GLYPHS", "COLOUR_GLYPHS", "COLOUR_DIGITS"):
+        preset = getattr(glyphs, name)
+        assert f"`{name}`" in text
+        x = glyphs.load(1, 0, **preset).train.x
+        side = preset.get("size", 32)
+        assert x.shape == (1, 3 if "COLOUR" in name else 1, side, side)
+    assert f"`GLYPHS` ({len(glyphs.GLYPHS['characters'])} capitals" in text
+    levels = {
+        "flows/glow_glyphs": pretrained.build("flows/glow_glyphs").dequantise.levels,
+        "autoregressive/gated_glyphs": pretrained.build("autoregressive/gated_glyphs").levels,
+        "autoregressive/pp_digits": pretrained.build("autoregressive/pp_digits").levels,
+    }
+    for name, count in levels.items():
+        assert re.search(rf"`{name}`( has)? {count}\b", text)
+
+
 def test_speakers_of_the_spoken_digits():
     for name in fsdd.SPEAKERS:
         assert name in card("fsdd")
+    assert f"`VOICES` ({', '.join(fsdd.VOICES)})" in card("fsdd")
     assert str(fsdd.RECORDINGS.mirror_path) in card("README")

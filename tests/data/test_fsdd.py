@@ -246,6 +246,38 @@ def test_the_addresses_are_those_of_one_commit():
     assert len(fsdd.RECORDINGS.sha256) == 64
 
 
+def test_a_word_goes_through_its_phases_and_then_comes_silence():
+    series = fsdd.spoken(3, 1, 0.4)
+    assert series.shape == (10 * fsdd.PHASES + len(fsdd.VOICES) + 1, fsdd.SPEECH // fsdd.FRAME)
+    others, voices, silence = series[:-3], series[-3:-1], series[-1]
+    phases = others[3 * fsdd.PHASES : 4 * fsdd.PHASES]
+    frames = round(0.4 * fsdd.RATE / fsdd.FRAME)
+    # Each moment blends at most two neighbouring phases, in order, and nothing else is on.
+    torch.testing.assert_close(phases.sum(0), 1 - silence)
+    assert silence.tolist() == [0.0] * frames + [1.0] * (len(silence) - frames)
+    assert float(others.sum()) == pytest.approx(float(phases.sum()))
+    assert (phases > 0).sum(0).max() == 2
+    at = phases[:, :frames].T @ torch.arange(fsdd.PHASES).float()
+    assert (at.diff() > 0).all()
+    assert voices.unique(dim=1).tolist() == [[0.0], [1.0]]
+    assert set(fsdd.VOICES) <= set(fsdd.SPEAKERS)
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ((10, 0), "digit must be 0 to 9 and voice 0 to 1, got 10 and 0"),
+        ((-1, 0), "got -1 and 0"),
+        ((0, 2), "got 0 and 2"),
+        ((0, 0, 0.6), "seconds must be above 0 and at most 0.55, got 0.6"),
+        ((0, 0, 0.0), "got 0.0"),
+    ],
+)
+def test_what_nobody_could_say_is_told(asked, told):
+    with pytest.raises(ValueError, match=told):
+        fsdd.spoken(*asked)
+
+
 @pytest.mark.skipif("GDM_MIRROR" not in os.environ, reason="GDM_MIRROR names no mirror")
 def test_real_recordings(tmp_path, monkeypatch):
     monkeypatch.setenv("GDM_DATA_DIR", str(tmp_path))

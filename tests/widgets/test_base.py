@@ -118,7 +118,7 @@ class TestWhatANotebookStores:
     "kind",
     [
         kind
-        for kind in vars(widgets).values()
+        for kind in (getattr(widgets, name) for name in widgets.__all__)
         if isinstance(kind, type) and issubclass(kind, Widget) and kind is not Widget
     ],
 )

@@ -17,7 +17,7 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
-from chapters._tools import pairs
+from chapters._tools import inputs, pairs
 from chapters._tools.execute import MAX_BYTES
 from chapters._tools.markdown import Block, parse, plain, slug, walk
 
@@ -188,7 +188,7 @@ def _section(blocks: Sequence[Block], name: str) -> tuple[int, list[Block]]:
 def _opening(blocks: Sequence[Block], path: Path, root: Path) -> Found:
     _, opening = _section(blocks, "")
     source = "\n".join(block.text for block in walk(opening))
-    module = (root / pairs.LIBRARY / path.parent.name / path.name).with_suffix(".py")
+    module = (root / inputs.LIBRARY / path.parent.name / path.name).with_suffix(".py")
     number = _constant(module, "ARXIV") if module.exists() else None
     if f"arxiv.org/abs/{number or ''}" not in source:
         yield 1, f"the opening has no link to https://arxiv.org/abs/{number or '...'}"

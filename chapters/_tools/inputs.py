@@ -23,6 +23,7 @@ __all__ = ["LIBRARY", "Record", "changes", "reach", "take"]
 
 LIBRARY = "gdm_lib"
 GONE = "gone"
+CELLS = "__main__"
 TOP = ""
 """In place of a name: the statements of a module that always count."""
 
@@ -298,7 +299,7 @@ class _Reach:
             self.whole.add(name)
             for own, parts in self.modules[name].names.items():
                 if any(_mine(part) for part in parts):
-                    self._name(name, own, None)
+                    self._name(name, own, [] if name == CELLS else None)
             for other in self.modules[name].stars:
                 self.take_whole(other)
 
@@ -412,10 +413,10 @@ def reach(
         cells.top += part.top
         cells.stars += part.stars
         cells.loads += part.loads
-    found = _Reach({**modules, "__main__": cells})
-    found.load("__main__")
+    found = _Reach({**modules, CELLS: cells})
+    found.load(CELLS)
     for definitions in cells.names.values():
-        found.waiting += [("__main__", part) for part in definitions if not part.is_import]
+        found.waiting += [(CELLS, part) for part in definitions if not part.is_import]
     found.run()
     for path in record.dynamic:
         found.take_whole(_module_name(path))
@@ -511,7 +512,7 @@ def _difference(before: str, after: str) -> str:
         "used now": [name for name in new if name not in old],
     }
     return ", ".join(
-        f"{', '.join(_some([name or 'its top level' for name in names], ''))} {kind}"
+        f"{', '.join(_some([name or 'top-level statements' for name in names], ''))} {kind}"
         for kind, names in kinds.items()
         if names
     )

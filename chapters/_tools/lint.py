@@ -104,6 +104,7 @@ def lint(path: Path, root: Path = pairs.ROOT) -> list[Finding]:
     """
     blocks = parse(path.read_text("utf-8"))
     found: list[tuple[int, str]] = []
+    found += _fences(blocks)
     found += _title(blocks)
     found += _code(blocks)
     found += _around_cells(blocks)
@@ -125,6 +126,12 @@ def lint(path: Path, root: Path = pairs.ROOT) -> list[Finding]:
 
 
 Found = Iterator[tuple[int, str]]
+
+
+def _fences(blocks: Sequence[Block]) -> Found:
+    for block in walk(blocks):
+        if not block.closed:
+            yield block.line, "the fence opened here is never closed"
 
 
 def _title(blocks: Sequence[Block]) -> Found:

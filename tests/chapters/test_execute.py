@@ -102,6 +102,15 @@ def test_an_input_that_changes_while_the_notebook_runs_is_not_trusted(book, caps
     assert pairs.notebook_path(book.master).read_bytes() == before
 
 
+def test_a_library_from_elsewhere_is_refused(tmp_path, header):
+    (tmp_path / "chapters").mkdir()
+    master = tmp_path / "chapters" / "elsewhere.md"
+    master.write_text(header + "```{code-cell} ipython3\nimport gdm_lib\n```\n", encoding="utf-8")
+    report = execute.update(master, root=tmp_path)
+    assert report.did == "FAILED"
+    assert report.error == f"not imported from {tmp_path}: gdm_lib"
+
+
 def test_a_chapter_that_fails_is_left_as_it_was(book, capsys):
     before = pairs.notebook_path(book.master).read_bytes()
     book.replace("import torch", "1 / 0")

@@ -28,7 +28,9 @@ def spare():
 ''',
     "layers.py": "from gdm_lib.nn import deep\n\n\ndef middle(x):\n    return deep(x)\n",
     "vae/__init__.py": "",
-    "vae/vae.py": '''from ..layers import middle
+    "vae/vae.py": '''import traceback
+
+from ..layers import middle
 
 
 def traced(function):
@@ -37,6 +39,7 @@ def traced(function):
 
 class Base:
     def half(self, x):
+        traceback.format_stack()  # so that this file is in linecache before it is shown
         return x / 2
 
 

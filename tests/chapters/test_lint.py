@@ -18,6 +18,7 @@ def test_a_chapter_that_keeps_every_rule_passes(book):
 @pytest.mark.parametrize(
     ("old", "new", "told"),
     [
+        ("Think some more.\n:::", "Think some more.", "the fence opened here is never closed"),
         ("# A paper\n", "A paper\n", "there is no title"),
         ("## Train it", "# Train it", "a second title"),
         ("## The derivation\n", "### The derivation\n", "'## The derivation' is missing"),

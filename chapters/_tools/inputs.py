@@ -188,7 +188,10 @@ def _offers(node: ast.stmt) -> ast.Dict | None:
     """What a lazy package offers: ``__getattr__, __dir__ = lazily(__name__, {module: names})``."""
     call = node.value if isinstance(node, ast.Assign) else None
     if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "lazily":
-        return next((a for a in call.args[1:2] if isinstance(a, ast.Dict)), None)
+        offered = call.args[1] if len(call.args) > 1 else None
+        # Only what can be read without running it; else the package counts whole.
+        if isinstance(offered, ast.Dict) and not list(_chains(offered)):
+            return offered
     return None
 
 

@@ -16,6 +16,10 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from chapters._tools.markdown import parse, walk  # noqa: E402
+
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 DIRECT = [*PROJECT["dependencies"], *(line for extra in EXTRAS.values() for line in extra)]
@@ -95,7 +99,8 @@ def unknown_targets(text: str, makefile: str) -> list[str]:
 
 def dead_links(text: str, folder: Path) -> list[str]:
     """Relative links of a markdown text that lead to no file."""
-    targets = re.findall(r"\]\(([^)\s]+)\)", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+    prose = "\n".join(b.text for b in walk(parse(text)) if b.kind not in ("code", "cell"))
+    targets = re.findall(r"\]\(([^)\s]+)\)", prose)
     return [
         target
         for target in targets
@@ -208,9 +213,8 @@ def test_the_contents_in_the_readme_exist():
 
 def test_the_example_in_the_readme_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    (source,) = re.findall(
-        r"^```python\n(.*?)^```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL | re.MULTILINE
-    )
+    blocks = parse((ROOT / "README.md").read_text("utf-8"))
+    (source,) = (block.text for block in blocks if block.name == "python")
     scope: dict = {}
     exec(compile(source, "README.md", "exec"), scope)
     # Coin flips with each pixel's own mean: what a model that ignores its latent can reach.

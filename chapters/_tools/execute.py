@@ -13,6 +13,7 @@ import json
 import os
 import re
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Sequence
@@ -26,13 +27,19 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 
-from chapters._tools import pairs
+from chapters._tools import inputs, pairs
 
 __all__ = ["Report", "kernel_environment", "main", "update"]
 
 MAX_BYTES = 1_000_000
 BUDGET_S = 60
 CELL_TIMEOUT_S = 600
+RECORDER = Path(__file__).with_name("recorder.py")
+# An expression, so that the notebook's name space stays empty.
+RECORD = (
+    "exec(compile(__import__('pathlib').Path({path!r}).read_text('utf-8'), {path!r}, 'exec'), "
+    "{{'__name__': 'gdm_recorder'}})"
+)
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -80,8 +87,33 @@ class _Memory(threading.Thread):
                 self.peak = max(self.peak, used)
 
 
-def _execute(notebook: NotebookNode, folder: Path) -> tuple[float, float]:
-    """Run a notebook in place in a new kernel; returns seconds and peak memory in MiB."""
+class NotRecorded(Exception):
+    """What a notebook's outputs were made from is not known for sure."""
+
+
+def _execute(
+    notebook: NotebookNode, folder: Path, root: Path
+) -> tuple[float, float, inputs.Record]:
+    """Run a notebook in place in a new kernel.
+
+    Returns:
+        Seconds, peak memory in MiB, and what the kernel loaded and read.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        target = Path(temporary) / "inputs.json"
+        # The checkout whose files are recorded is the one that runs, wherever gdm_lib is installed.
+        path = os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH"))))
+        environment = {"GDM_ROOT": str(root), "GDM_RECORD": str(target), "PYTHONPATH": path}
+        seconds, peak = _run(notebook, folder, kernel_environment() | environment)
+        if not target.exists():
+            raise NotRecorded("the recorder of inputs did not run")
+        notes = json.loads(target.read_text("utf-8"))
+    if elsewhere := notes.pop("elsewhere"):
+        raise NotRecorded(f"not imported from {root}: {', '.join(elsewhere)}")
+    return seconds, peak, inputs.Record(**notes)
+
+
+def _run(notebook: NotebookNode, folder: Path, environment: dict[str, str]) -> tuple[float, float]:
     client = NotebookClient(
         notebook,
         timeout=CELL_TIMEOUT_S,
@@ -89,6 +121,7 @@ def _execute(notebook: NotebookNode, folder: Path) -> tuple[float, float]:
         record_timing=False,
         coalesce_streams=True,
         store_widget_state=True,
+        extra_arguments=[f"--IPKernelApp.exec_lines={RECORD.format(path=RECORDER.as_posix())}"],
         resources={"metadata": {"path": str(folder)}},
     )
     memory = _Memory(client)
@@ -96,7 +129,7 @@ def _execute(notebook: NotebookNode, folder: Path) -> tuple[float, float]:
     start = time.perf_counter()
     try:
         # Unlike client.execute(), this closes the event loop.
-        asyncio.run(client.async_execute(env=kernel_environment()))
+        asyncio.run(client.async_execute(env=environment))
     finally:
         memory.done.set()
         memory.join()
@@ -124,6 +157,12 @@ def _failure(error: Exception, notebook: NotebookNode) -> str:
     return f"{type(error).__name__}: {error}"
 
 
+def _changed_since(start: float, record: inputs.Record, root: Path) -> list[str]:
+    """The inputs that may not be what ran, as they were written later."""
+    paths = sorted({*record.modules, *record.files})
+    return [p for p in paths if (root / p).is_file() and (root / p).stat().st_mtime > start]
+
+
 def update(master: Path, *, force: bool = False, root: Path = pairs.ROOT) -> Report:
     """Bring one chapter's notebook up to date.
 
@@ -141,13 +180,17 @@ def update(master: Path, *, force: bool = False, root: Path = pairs.ROOT) -> Rep
             return Report(name, "fresh", size=path.stat().st_size)
         pairs.join(notebook, nbformat.read(path, as_version=4))
         return Report(name, "synced", size=pairs.write(notebook, path))
-    # What is executed is what the key is taken of, even if a file changes meanwhile.
-    key = pairs.key(notebook, root)
+    start = time.time()
     try:
-        seconds, peak = _execute(notebook, master.parent)
+        seconds, peak, record = _execute(notebook, master.parent, root)
+        made_from = inputs.take(pairs.code_of(notebook), record, root)
+        if late := _changed_since(start, record, root):
+            raise NotRecorded(f"changed while the notebook ran: {', '.join(late)}; run it again")
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
         return Report(name, "FAILED", error=_failure(error, notebook))
-    notebook.metadata["gdm"] = {"key": key}
+    except (NotRecorded, SyntaxError) as error:
+        return Report(name, "FAILED", error=str(error))
+    notebook.metadata["gdm"] = made_from
     return Report(name, "executed", seconds, peak, pairs.write(_steady(notebook), path))
 
 

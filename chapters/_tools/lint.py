@@ -17,7 +17,7 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
-from chapters._tools import pairs
+from chapters._tools import inputs, pairs
 from chapters._tools.execute import MAX_BYTES
 from chapters._tools.markdown import Block, parse, plain, slug, walk
 
@@ -104,6 +104,7 @@ def lint(path: Path, root: Path = pairs.ROOT) -> list[Finding]:
     """
     blocks = parse(path.read_text("utf-8"))
     found: list[tuple[int, str]] = []
+    found += _fences(blocks)
     found += _title(blocks)
     found += _code(blocks)
     found += _around_cells(blocks)
@@ -125,6 +126,12 @@ def lint(path: Path, root: Path = pairs.ROOT) -> list[Finding]:
 
 
 Found = Iterator[tuple[int, str]]
+
+
+def _fences(blocks: Sequence[Block]) -> Found:
+    for block in walk(blocks):
+        if not block.closed:
+            yield block.line, "the fence opened here is never closed"
 
 
 def _title(blocks: Sequence[Block]) -> Found:
@@ -188,7 +195,7 @@ def _section(blocks: Sequence[Block], name: str) -> tuple[int, list[Block]]:
 def _opening(blocks: Sequence[Block], path: Path, root: Path) -> Found:
     _, opening = _section(blocks, "")
     source = "\n".join(block.text for block in walk(opening))
-    module = (root / pairs.LIBRARY / path.parent.name / path.name).with_suffix(".py")
+    module = (root / inputs.LIBRARY / path.parent.name / path.name).with_suffix(".py")
     number = _constant(module, "ARXIV") if module.exists() else None
     if f"arxiv.org/abs/{number or ''}" not in source:
         yield 1, f"the opening has no link to https://arxiv.org/abs/{number or '...'}"

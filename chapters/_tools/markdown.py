@@ -1,4 +1,4 @@
-"""The blocks of a MyST text, with their line numbers: as much as the lint needs."""
+"""The blocks of a MyST text, with their line numbers: as much as lint and tests need."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ class Block:
     """A block: ``kind`` is heading, label, text, table, math, comment, code, cell or directive.
 
     A cell's and a code block's ``text`` is the code; a heading has a ``level``; a directive has its
-    name in ``name``, what follows it in ``text``, and its body in ``children``.
+    name in ``name``, what follows it in ``text``, and its body in ``children``. A block whose fence
+    is never ``closed`` has the rest of the text for its body.
     """
 
     kind: str
@@ -32,6 +33,7 @@ class Block:
     options: dict[str, str] = field(default_factory=dict)
     children: list[Block] = field(default_factory=list)
     code_line: int = 0
+    closed: bool = True
 
 
 def parse(text: str) -> list[Block]:
@@ -54,6 +56,7 @@ def _blocks(lines: Sequence[str], first: int) -> list[Block]:
         elif (fence and fence["info"] != "") or (fence and fence["fence"][0] in "`~"):
             end = _closing(lines, at, fence["fence"])
             found.append(_fenced(fence["info"], lines[at + 1 : end], number))
+            found[-1].closed = end < len(lines)
             at = end + 1
         elif match := HEADING.match(line):
             found.append(Block("heading", number, match["text"], len(match["marks"])))

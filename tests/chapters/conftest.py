@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from chapters._tools import pairs  # noqa: E402
+from chapters._tools import inputs, pairs  # noqa: E402
 
 HEADER = """---
 jupytext:
@@ -157,11 +157,11 @@ LIBRARY = {
     "viz/plots.py": "def show(): ...\n",
     "viz/book.mplstyle": "axes.grid: false\n",
     "vae/__init__.py": "",
-    "vae/vae.py": 'from ..nn import mlp\n\nARXIV = "1312.6114"\n',
-    "nn.py": "def mlp():\n    import gdm_lib.late\n",
-    "late.py": "",
+    "vae/vae.py": 'from ..nn import mlp\n\nARXIV = "1312.6114"\n\n\ndef kl():\n    return mlp()\n',
+    "nn.py": "def mlp(): ...\n",
     "other.py": "",
 }
+LOADED = [f"gdm_lib/{name}" for name in LIBRARY if name.endswith(".py") and name != "other.py"]
 FIGURE = '<figure><img alt="a line" src="data:image/png;base64,AAAA"></figure>'
 WIDGET = {"application/vnd.jupyter.widget-view+json": {"model_id": "1"}, "text/html": FIGURE}
 
@@ -208,7 +208,8 @@ class Book:
     ) -> None:
         """Store the chapter's notebook as if it had been executed, changed as a test wants."""
         notebook = pairs.read_master(self.master)
-        notebook.metadata["gdm"] = {"key": pairs.key(notebook, self.root)}
+        record = inputs.Record(modules=LOADED, files=["gdm_lib/viz/book.mplstyle"])
+        notebook.metadata["gdm"] = inputs.take(pairs.code_of(notebook), record, self.root)
         code = [cell for cell in notebook.cells if cell.cell_type == "code"]
         for number, cell in enumerate(code, 1):
             cell.execution_count, cell.outputs = number, outputs_of(cell.source)
@@ -216,7 +217,7 @@ class Book:
         pairs.write(notebook, pairs.notebook_path(self.master))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def header() -> str:
     """What a text with a notebook begins with."""
     return HEADER

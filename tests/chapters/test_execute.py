@@ -1,7 +1,8 @@
-"""Notebooks follow their texts, and run again when, and only when, what they ran with changed."""
+"""Notebooks follow their texts; what is executed, what is only synced, and what is told."""
 
 import nbformat
 import pytest
+from nbclient import NotebookClient
 
 from chapters._tools import execute, pairs
 
@@ -10,41 +11,7 @@ def stale(book):
     return pairs.staleness(book.master, book.root)
 
 
-def closure(book, *code):
-    library = book.root / "gdm_lib"
-    paths = pairs.closure(list(code), book.root)
-    return {path.relative_to(library).as_posix() for path in paths}
-
-
 def test_a_stored_pair_is_fresh(book):
-    assert stale(book) == (None, None)
-
-
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("gdm_lib/vae/vae.py", "ARXIV = ''\n"),
-        ("gdm_lib/nn.py", "# a comment\n"),  # imported by vae.vae, relatively
-        ("gdm_lib/late.py", "late = 1\n"),  # imported by nn, inside a function
-        ("gdm_lib/viz/plots.py", "\n"),  # imported by the package
-        ("gdm_lib/viz/book.mplstyle", "axes.grid: true\n"),  # read by the package
-        ("gdm_lib/__init__.py", "version = 2\n"),
-    ],
-)
-def test_a_change_of_what_the_code_imports_makes_it_stale(book, name, text):
-    book.put(name, text)
-    assert stale(book) == (None, "the library or the weights that it uses changed")
-
-
-def test_a_change_elsewhere_in_the_library_does_not(book):
-    book.put("gdm_lib/other.py", "other = 1\n")
-    book.put("gdm_lib/new.py", "new = 1\n")
-    assert stale(book) == (None, None)
-
-
-def test_line_ends_of_another_system_do_not(book):
-    path = book.root / "gdm_lib" / "nn.py"
-    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
     assert stale(book) == (None, None)
 
 
@@ -61,32 +28,23 @@ def test_prose_is_synced_and_code_is_executed(book):
     assert stale(book) == ("text and notebook differ", "its code changed")
 
 
-def test_weights_that_the_code_names_count(book):
-    book.replace("widget()", 'widget(load("vae/small"))')
-    book.store()
-    book.put("data/weights/vae/large.safetensors", "1")
-    assert stale(book) == (None, None)
-    book.put("data/weights/vae/small.safetensors", "1")
-    assert stale(book)[1] == "the library or the weights that it uses changed"
+def test_code_that_was_changed_in_both_files_but_not_run_is_stale(book):
+    book.replace("torch.manual_seed(0)", "torch.manual_seed(1)")
+    path = pairs.notebook_path(book.master)
+    stored = nbformat.read(path, as_version=4)
+    stored.cells[1].source = stored.cells[1].source.replace("seed(0)", "seed(1)")
+    pairs.write(stored, path)
+    assert stale(book) == (None, "its code changed")
 
 
-def test_the_closure_follows_every_form_of_import(book):
-    vae = {"__init__.py", "vae/__init__.py", "vae/vae.py", "nn.py", "late.py"}
-    assert closure(book, "from gdm_lib.vae import vae") == vae
-    assert closure(book, "from gdm_lib.vae.vae import ARXIV") == vae
-    assert closure(book, "%matplotlib inline\nimport gdm_lib.vae.vae as v") == vae
-    assert closure(book, "from gdm_lib import nn") == {"__init__.py", "nn.py", "late.py"}
-    assert closure(book, "import torch", "def f():\n    from gdm_lib import other") == {
-        "__init__.py",
-        "other.py",
-    }
-    assert closure(book, "import gdm_library") == set()
-    assert "other.py" in closure(book, "import gdm_lib")
-
-
-def test_a_cell_that_does_not_parse_is_named(book):
-    with pytest.raises(SyntaxError, match="code cell 2"):
-        pairs.closure(["x = 1", "x ="], book.root)
+def test_the_check_tells_what_changed(book, capsys):
+    book.put("gdm_lib/nn.py", "def mlp():\n    return 1\n")
+    book.put("gdm_lib/viz/book.mplstyle", "axes.grid: true\n")
+    assert execute.main(["vae/vae", "--check"], root=book.root) == 1
+    assert capsys.readouterr().out == (
+        "chapters/vae/vae.md: gdm_lib/nn.py: mlp changed; gdm_lib/viz/book.mplstyle changed\n"
+        "1 of 1 stale; run `make chapters`\n"
+    )
 
 
 def test_execution_stores_outputs_and_a_second_one_has_nothing_to_do(tmp_path, capsys, header):
@@ -110,6 +68,47 @@ def test_execution_stores_outputs_and_a_second_one_has_nothing_to_do(tmp_path, c
     assert (chapters / "good.ipynb").read_bytes() == before
     assert execute.main(["good", "--force"], root=tmp_path) == 0
     assert (chapters / "good.ipynb").read_bytes() == before
+
+
+LOOK = """
+import os, sys
+print(dir())
+print(sorted(set(os.environ) - {"PYTHONPATH"}))
+print([name for name in sys.modules if "recorder" in name], [_, __, _i, _ii], In[:-1], Out)
+"""
+
+
+def test_the_recorder_leaves_no_trace_in_the_notebook(tmp_path, header):
+    (tmp_path / "chapters").mkdir()
+    master = tmp_path / "chapters" / "look.md"
+    master.write_text(f"{header}```{{code-cell}} ipython3{LOOK}```\n", encoding="utf-8")
+    assert execute.update(master, root=tmp_path).did == "executed"
+    (recorded,) = nbformat.read(pairs.notebook_path(master), as_version=4).cells
+    plain = pairs.read_master(master)
+    NotebookClient(plain, kernel_name="python3").execute(env=execute.kernel_environment())
+    assert recorded.outputs == plain.cells[0].outputs
+    assert "'In'" in recorded.outputs[0].text
+
+
+def test_an_input_that_changes_while_the_notebook_runs_is_not_trusted(book, capsys):
+    before = pairs.notebook_path(book.master).read_bytes()
+    text = book.master.read_text("utf-8")
+    cell = "import gdm_lib.nn\nopen('../../gdm_lib/nn.py', 'w').close()"
+    header, _, _ = text.partition("# A paper")
+    book.put("chapters/vae/vae.md", f"{header}```{{code-cell}} ipython3\n{cell}\n```\n")
+    assert execute.main(["vae/vae"], root=book.root) == 1
+    told = capsys.readouterr().err
+    assert "changed while the notebook ran: gdm_lib/nn.py; run it again" in told
+    assert pairs.notebook_path(book.master).read_bytes() == before
+
+
+def test_a_library_from_elsewhere_is_refused(tmp_path, header):
+    (tmp_path / "chapters").mkdir()
+    master = tmp_path / "chapters" / "elsewhere.md"
+    master.write_text(header + "```{code-cell} ipython3\nimport gdm_lib\n```\n", encoding="utf-8")
+    report = execute.update(master, root=tmp_path)
+    assert report.did == "FAILED"
+    assert report.error == f"not imported from {tmp_path}: gdm_lib"
 
 
 def test_a_chapter_that_fails_is_left_as_it_was(book, capsys):

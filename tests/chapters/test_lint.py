@@ -18,6 +18,7 @@ def test_a_chapter_that_keeps_every_rule_passes(book):
 @pytest.mark.parametrize(
     ("old", "new", "told"),
     [
+        ("Think some more.\n:::", "Think some more.", "the fence opened here is never closed"),
         ("# A paper\n", "A paper\n", "there is no title"),
         ("## Train it", "# Train it", "a second title"),
         ("## The derivation\n", "### The derivation\n", "'## The derivation' is missing"),
@@ -166,8 +167,12 @@ def _large(notebook):
     _first_code(notebook).outputs[0].data["text/html"] += 1_000_000 * "x"
 
 
-def _no_key(notebook):
+def _no_inputs(notebook):
     del notebook.metadata["gdm"]
+
+
+def _old_key(notebook):
+    notebook.metadata["gdm"] = {"key": 64 * "0"}
 
 
 def _other_text(notebook):
@@ -190,7 +195,8 @@ def _other_text(notebook):
         (_bare_widget, "a widget without text/html"),
         (_no_widget, "'Explore it' shows no widget"),
         (_large, "kB, expected at most 1,000"),
-        (_no_key, "it was never executed"),
+        (_no_inputs, "it was never executed"),
+        (_old_key, "it was executed before inputs were recorded"),
         (_other_text, "text and notebook differ"),
     ],
 )

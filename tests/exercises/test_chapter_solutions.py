@@ -9,7 +9,8 @@ solutions before it, nothing else.
 import ast
 import importlib
 import re
-from dataclasses import dataclass, field
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -17,25 +18,9 @@ import pytest
 from gdm_lib.exercises import check
 
 ROOT = Path(__file__).parents[2]
-FENCE = re.compile(r"^(?P<indent>\s*)(?P<fence>`{3,}|~{3,}|:{3,})\s*(?P<info>.*?)\s*$")
+sys.path.insert(0, str(ROOT))
 
-
-@dataclass
-class Block:
-    """A fenced block of MyST markdown: ``info`` follows the opening fence."""
-
-    info: str
-    line: int
-    options: dict[str, str] = field(default_factory=dict)
-    body: list[str] = field(default_factory=list)
-
-    @property
-    def kind(self) -> str:
-        return self.info.partition("}")[0].lstrip("{") if self.info else ""
-
-    @property
-    def argument(self) -> str:
-        return self.info.partition("}")[2].strip()
+from chapters._tools.markdown import Block, parse, walk  # noqa: E402
 
 
 @dataclass
@@ -50,58 +35,29 @@ class Exercise:
     solution: str
 
 
-def blocks(text: str) -> list[Block]:
-    """The outermost fenced blocks of a text, in order, options taken apart from the body."""
-    found: list[Block] = []
-    open_fence = ""
-    for number, line in enumerate(text.splitlines(), 1):
-        match = FENCE.match(line)
-        if not open_fence:
-            if match and match["info"]:
-                open_fence = match["fence"]
-                found.append(Block(match["info"], number))
-        elif match and not match["info"] and match["fence"].startswith(open_fence):
-            open_fence = ""
-        else:
-            found[-1].body.append(line)
-    assert not open_fence, f"the block opened at line {found[-1].line} is never closed"
-    for block in found:
-        if block.body[:1] == ["---"]:
-            end = block.body.index("---", 1)
-            options, block.body = block.body[1:end], block.body[end + 1 :]
-        else:
-            end = 0
-            while end < len(block.body) and re.match(r":[\w-]+:", block.body[end]):
-                end += 1
-            options = [line[1:].replace(":", ": ", 1) for line in block.body[:end]]
-            block.body = block.body[end:]
-        for option in options:
-            key, _, value = option.partition(":")
-            block.options[key.strip()] = value.strip()
-    return found
-
-
 def exercises(text: str) -> list[Exercise]:
     """The code exercises of a chapter.
 
     Raises:
         AssertionError: An exercise breaks the convention; the message says which and how.
     """
-    top = blocks(text)
+    top = parse(text)
     solutions: dict[str, list[Block]] = {}
+    for block in walk(top):
+        assert block.closed, f"the block opened at line {block.line} is never closed"
     for block in top:
-        if block.kind.startswith("solution"):
-            solutions.setdefault(block.argument, []).append(block)
+        if block.name.startswith("solution"):
+            solutions.setdefault(block.text, []).append(block)
     found = []
     label = None
     imports: list[ast.stmt] = []
     for block in top:
-        if block.kind.startswith("exercise"):
+        if block.name.startswith("exercise"):
             label = block.options.get("label")
             assert label, f"line {block.line}: an exercise needs a :label:"
-        if block.kind != "code-cell":
+        if block.kind != "cell":
             continue
-        code = "\n".join("" if re.match(r"\s*[%!]", line) else line for line in block.body)
+        code = re.sub(r"^[ \t]*[%!].*", "", block.text, flags=re.MULTILINE)
         tree = ast.parse(code)
         imports += [s for s in tree.body if isinstance(s, ast.Import | ast.ImportFrom)]
         checks = [node for node in ast.walk(tree) if _is_check(node)]
@@ -122,8 +78,7 @@ def exercises(text: str) -> list[Exercise]:
         assert "dropdown" in folded[0].options.get("class", "").split(), (
             f"line {folded[0].line}: the solution of {label} is not folded: `:class: dropdown`"
         )
-        inner = blocks("\n".join(folded[0].body))
-        source = "\n".join("\n".join(b.body) for b in inner if b.info == "python")
+        source = "\n".join(b.text for b in folded[0].children if b.name == "python")
         assert _defines(source, name), (
             f"line {folded[0].line}: the solution of {label} has no ```python block "
             f"that defines {name}"

@@ -42,8 +42,11 @@ STATE = "application/vnd.jupyter.widget-state+json"
 API_PAGE = "chapters/appendix/api"
 API_MARK = "<!-- modules -->"
 # The order of the reference is the order of the imports; what is not named goes by its name.
-LAYERS = ("protocols", "nn", "bijections", "likelihoods", "data", "metrics", "viz")
-LAST = ("training", "pretrained", "exercises", "widgets", "cli")
+LAYERS = (
+    *("protocols", "nn", "likelihoods", "bijections", "autoregression", "adversarial"),
+    *("data", "metrics", "viz"),
+)
+LAST = ("pretrained", "training", "exercises", "widgets", "recipes", "cli")
 ICON_SCRIPT = re.compile(
     r"<script[^>]*fontawesome\.js[^>]*></script>\s*|<link[^>]*fontawesome\.js[^>]*>\s*"
 )

@@ -11,8 +11,8 @@ its body does, wherever it is used. A statement may change
   called, and the modules of ``PURE`` leave what they are given as it is;
 - what is outside a function that it uses and that does any of this to it.
 
-What was taken from a name changes with it: ``parts = model.parts``, ``for part in parts``. Seeds
-and other settings are kept in front of what is needed in their cell.
+What was taken from a name changes with it: ``parts = model.parts``, ``for part in parts``. Seeds,
+other settings and magics are kept with what is needed of their cell.
 
 Python allows changes that are not found so. If one is missed, a widget shows another picture than
 in the chapter, or a cell fails and is seen. That a chapter runs as a whole is nbval's to prove.
@@ -29,12 +29,13 @@ from typing import NamedTuple
 import nbformat
 from IPython.core.inputtransformer2 import TransformerManager
 
-__all__ = ["WIDGET", "slice_cells", "slice_notebook", "widget_cells"]
+__all__ = ["WIDGET", "slice_cells", "slice_notebook", "statements_of", "widget_cells"]
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 PURE = ("torch", "math", "numpy", "matplotlib", "json", "itertools", "functools", "time")
 PURE += tuple(f"gdm_lib.{name}" for name in ("viz", "metrics", "data", "pretrained", "widgets"))
 SETTINGS = {"manual_seed", "use_style", "set_num_threads", "set_default_dtype"}
+SETTINGS |= {"run_line_magic", "run_cell_magic"}
 # Calls that give out what they were given, or a part of it, and not something new.
 HANDS_ON = {"zip", "enumerate", "reversed", "list", "tuple", "dict", "set", "sorted", "next"}
 VIEWS = {"items", "values", "get", "parameters", "modules", "children", "state_dict", "view"}
@@ -52,6 +53,7 @@ class Statement:
 
     cell: int
     tree: ast.stmt
+    line: int
     text: str
     binds: set[str] = field(default_factory=set)
     uses: set[str] = field(default_factory=set)
@@ -100,7 +102,7 @@ def slice_cells(cells: Sequence[str], shown: Iterable[int]) -> list[str | None]:
         For each cell what to run of it, None where that is nothing.
     """
     shown = set(shown)
-    statements = [s for s in _statements(cells) if s.cell <= max(shown, default=-1)]
+    statements = [s for s in statements_of(cells) if s.cell <= max(shown, default=-1)]
     needs, changed = _trace(statements)
     needed: set[int] = set()
     waiting = [i for i, statement in enumerate(statements) if statement.cell in shown]
@@ -121,13 +123,17 @@ def slice_cells(cells: Sequence[str], shown: Iterable[int]) -> list[str | None]:
         ]
     result: list[str | None] = []
     for number, source in enumerate(cells):
-        mine = [i for i, statement in enumerate(statements) if statement.cell == number]
-        last = max((i for i in mine if i in needed), default=-1)
-        kept = [i for i in mine if i in needed or (statements[i].is_setting and i < last)]
+        mine = [
+            (i, statement) for i, statement in enumerate(statements) if statement.cell == number
+        ]
         if number in shown:
             result.append(source)
+        elif any(i in needed for i, _ in mine):
+            # By line, as there may be several statements on one.
+            kept = {s.line: s.text for i, s in mine if i in needed or s.is_setting}
+            result.append("\n".join(kept.values()))
         else:
-            result.append("\n".join(statements[i].text for i in kept) if last >= 0 else None)
+            result.append(None)
     return result
 
 
@@ -197,13 +203,15 @@ def _reach(start: set[Binding], edges: dict[Binding, set[Binding]]) -> set[Bindi
     return found
 
 
-def _statements(cells: Sequence[str]) -> Iterator[Statement]:
+def statements_of(cells: Sequence[str]) -> Iterator[Statement]:
+    """The statements of cells, with the names that they bind and use."""
     for number, source in enumerate(cells):
         text = TransformerManager().transform_cell(source)
         lines = text.splitlines()
         for tree in ast.parse(text).body:
             first = min(node.lineno for node in (tree, *getattr(tree, "decorator_list", [])))
-            statement = Statement(number, tree, "\n".join(lines[first - 1 : tree.end_lineno]))
+            own = "\n".join(lines[first - 1 : tree.end_lineno])
+            statement = Statement(number, tree, first, own)
             tables = [symtable.symtable(ast.unparse(tree), "cell", "exec")]
             for table in tables:
                 tables += table.get_children()

@@ -1,8 +1,8 @@
 """What a reader does first: ``make lab``, the start page, a chapter, Run All, a slider.
 
 That each chapter runs from top to bottom is nbval's to prove. Here one of each family does so in
-JupyterLab; of the others run the statements that their widgets need (``tests/slices.py``). The tests
-are dealt out to two workers, each with a JupyterLab of its own.
+JupyterLab; of the others run the statements that their widgets need (``tests/slices.py``). The
+tests are dealt out to two workers, each with a JupyterLab of its own.
 
 Waiting is left to ``page.wait_for_timeout``: while Python sleeps, no request of the page is let
 through.

@@ -63,6 +63,7 @@ def test_the_binding_that_counts_is_the_last_before_its_use():
         "reset()",
         "fit(other, x, callback=keep)",
         "part = model.parts[0]\npart.double()",
+        "part = model.bias\npart += 1",
         "for part in model.parts:\n    part.double()",
         "for a, part in zip(x, model.parts):\n    part.load(a)",
         "for i, (a, part) in enumerate(zip(x, model)):\n    part.load(a)",
@@ -127,6 +128,11 @@ model = Model()"""
 def test_a_change_counts_before_the_use_only():
     assert kept("model = f(net)\nnet.eval()", SHOW) == "model = f(net)"
     text = "net = Net()\nnet.eval()\nmodel = f(net)"
+    assert kept(text, SHOW) == text
+
+
+def test_parts_of_one_thing_may_be_each_other():
+    text = "net = Net()\nmodel = net.parts\nlast = net.parts[-1]\nlast.double()"
     assert kept(text, SHOW) == text
 
 

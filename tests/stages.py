@@ -1,5 +1,7 @@
 """Run the tests in stages, two at a time, and say at the end how each went: ``make test``.
 
+It also says how many seconds each chapter took, by stage, and which other tests took longest.
+
     python tests/stages.py [STAGE ...]
 
 The stages with the longest run start first; the browser, which takes both cores, runs alone. A
@@ -16,10 +18,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+import xml.etree.ElementTree as ET
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
@@ -28,12 +32,13 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from chapters._tools import pairs  # noqa: E402
-from chapters._tools.execute import CELL_TIMEOUT_S, kernel_environment  # noqa: E402
+from chapters._tools.execute import BUDGET_S, CELL_TIMEOUT_S, kernel_environment  # noqa: E402
 
 PYTHON = (sys.executable, "-m")
 PYTEST = (*PYTHON, "pytest", "-q", "-rs")
 TWO = ("-n", "2")
 LIMIT_S = 2700  # about three times what the longest takes
+SLOW_S, SLOWEST = 5, 15  # which tests are named at the end: from how many seconds, how many
 MATHJAX = ROOT / "chapters/_site/node_modules/mathjax"
 
 
@@ -54,6 +59,8 @@ class Outcome:
     passed: bool
     seconds: float
     output: str
+    tests: list[tuple[str, float]] = field(default_factory=list)
+    """Each test, as file and name, and its seconds."""
 
     @property
     def summary(self) -> str:
@@ -106,8 +113,9 @@ def site() -> Sequence[Sequence[str]]:
 
 def browser() -> Sequence[Sequence[str]]:
     """JupyterLab and the site in a headless Chromium."""
-    # JupyterLab, whose start takes longest, stays with one worker, and the rest goes to the other.
-    return [(*PYTEST, "-rsP", *TWO, "--dist=loadfile", "tests/browser")]
+    # Each worker starts a JupyterLab of its own for the tests that are marked with its group; the
+    # rest are dealt out one by one, as a worker becomes free.
+    return [(*PYTEST, "-rsP", *TWO, "--dist=loadgroup", "tests/browser")]
 
 
 STAGES = [
@@ -150,17 +158,78 @@ def run(stage: Stage) -> Outcome:
     """Run a stage, its output held back so that stages don't mix."""
     start = time.perf_counter()
     output, passed = "", True
-    for command in stage.commands():
-        shown = " ".join(
-            str(Path(part).name) if part == sys.executable else part for part in command
+    tests: list[tuple[str, float]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for number, command in enumerate(stage.commands()):
+            report = Path(folder) / f"{number}.xml"
+            timed = ("-o", "junit_family=xunit1", f"--junitxml={report}")
+            status, said = execute((*command, *timed) if "pytest" in command else command)
+            shown = " ".join(
+                str(Path(part).name) if part == sys.executable else part for part in command
+            )
+            output += f"$ {shown}\n{said}"
+            tests += read_report(report)
+            if status != 0:
+                output += f"exit status {status}\n"
+                passed = False
+                break
+    return Outcome(stage.name, passed, time.perf_counter() - start, output, tests)
+
+
+def read_report(path: Path) -> list[tuple[str, float]]:
+    """The tests of a report of pytest's and their seconds; none if it wrote no report."""
+    try:
+        cases = ET.parse(path).iter("testcase")
+    except (OSError, ET.ParseError):
+        return []
+    return [
+        (f"{case.get('file')}::{case.get('name')}", float(case.get("time", 0))) for case in cases
+    ]
+
+
+def chapter_of(test: str, names: Iterable[str]) -> str | None:
+    """The chapter that a test is about: its file, or its parameter, is the chapter's."""
+    for name in names:
+        if re.search(rf"(?:chapters/|\[){re.escape(name)}(?=[.\]-])", test):
+            return name
+    return None
+
+
+def table(outcomes: Sequence[Outcome], names: Sequence[str]) -> str:
+    """Seconds by chapter and stage, as far as tests are about one chapter."""
+    seconds: dict[str, dict[str, float]] = {name: defaultdict(float) for name in names}
+    for outcome in outcomes:
+        for test, duration in outcome.tests:
+            if name := chapter_of(test, names):
+                seconds[name][outcome.name] += duration
+    stages = [o.name for o in outcomes if sum(row[o.name] for row in seconds.values()) >= 1]
+    if not stages:
+        return ""
+    width = max(map(len, names))
+    lines = [
+        "=== seconds by chapter, two at a time",
+        " ".join([f"{'':{width}}", *(f"{s:>9}" for s in stages)]),
+    ]
+    for name, row in seconds.items():
+        note = f"  over {BUDGET_S} s" if row["notebooks"] > BUDGET_S else ""
+        lines.append(
+            " ".join([f"{name:{width}}", *(f"{row[stage]:9.1f}" for stage in stages)]) + note
         )
-        status, said = execute(command)
-        output += f"$ {shown}\n{said}"
-        if status != 0:
-            output += f"exit status {status}\n"
-            passed = False
-            break
-    return Outcome(stage.name, passed, time.perf_counter() - start, output)
+    totals = [sum(row[stage] for row in seconds.values()) for stage in stages]
+    lines.append(" ".join([f"{'all':{width}}", *(f"{total:9.1f}" for total in totals)]))
+    return "\n".join(lines)
+
+
+def slowest(outcomes: Sequence[Outcome], names: Sequence[str]) -> str:
+    """The tests that took longest of those that are not about one chapter."""
+    tests = [
+        (duration, test)
+        for outcome in outcomes
+        for test, duration in outcome.tests
+        if duration >= SLOW_S and not chapter_of(test, names)
+    ]
+    lines = [f"{duration:9.1f} {test}" for duration, test in sorted(tests, reverse=True)[:SLOWEST]]
+    return "\n".join(["=== slowest tests", *lines]) if lines else ""
 
 
 def show(outcome: Outcome) -> Outcome:
@@ -188,6 +257,13 @@ def main(names: Sequence[str]) -> int:
         jobs = [pool.submit(run, stage) for stage in chosen if not stage.alone]
         outcomes = [show(job.result()) for job in as_completed(jobs)]
     outcomes += [show(run(stage)) for stage in chosen if stage.alone]
+    names = [
+        pairs.notebook_path(master).relative_to(ROOT / "chapters").with_suffix("").as_posix()
+        for master in pairs.masters()
+    ]
+    for part in (table(outcomes, names), slowest(outcomes, names)):
+        if part:
+            print(f"{part}\n")
     print("=== in all")
     for outcome in outcomes:
         verdict = "passed" if outcome.passed else "FAILED"

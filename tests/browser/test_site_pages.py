@@ -1,6 +1,6 @@
 """The built site as a browser shows it: desktop and phone, light and dark.
 
-Screenshots go to ``GDM_SCREENSHOTS``, or to a temporary folder whose name is printed.
+Screenshots, which take longer than a load, are made if ``GDM_SCREENSHOTS`` names a folder for them.
 """
 
 import os
@@ -29,26 +29,13 @@ def site() -> Iterator[str]:
         yield address
 
 
-@pytest.fixture(scope="module")
-def screenshots(tmp_path_factory) -> Path:
-    chosen = os.environ.get("GDM_SCREENSHOTS")
-    folder = Path(chosen) if chosen else tmp_path_factory.mktemp("screenshots")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
 def open_page(visit, address):
     visit.page.goto(address, wait_until="load")
     # MathJax resolves this once every equation is drawn.
     visit.page.evaluate("window.MathJax ? MathJax.startup.promise.then(() => true) : true")
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_a_page_works(visit, site, name):
-    open_page(visit, f"{site}/{name}")
-    page = visit.page
-    assert visit.errors == []
-    assert visit.foreign == []
+def shows_what_is_written(page):
     assert page.locator("article h1").count() == 1
     written = page.locator("article .math").count()
     drawn = page.locator("article .math mjx-container svg").count()
@@ -59,55 +46,86 @@ def test_a_page_works(visit, site, name):
     assert page.locator("text=/A Jupyter Widget|VBox\\(|HBox\\(|Error displaying/").count() == 0
 
 
-@pytest.mark.parametrize("name", WITH_WIDGETS)
-def test_every_control_of_every_widget_moves_its_picture(visit, site, name):
-    open_page(visit, f"{site}/{name}")
-    page = visit.page
+def fits(page, width, theme, stem):
+    page.emulate_media(color_scheme=theme)
+    page.wait_for_function("t => document.documentElement.dataset.theme === t", arg=theme)
+    if folder := os.environ.get("GDM_SCREENSHOTS"):
+        page.screenshot(path=Path(folder) / f"{stem}-{theme}.png", full_page=True)
+    across = page.evaluate("document.documentElement.scrollWidth")
+    assert across <= width, f"in the {theme} theme {across} pixels on a screen of {width}"
+
+
+def is_alive(figure):
+    """Whether the widget works without a kernel."""
+    return figure.evaluate("f => f.dataset.gdmAlone !== 'false'")
+
+
+def rooms(page):
+    """The heights of the figures of widgets, once each has been in view."""
+    figures = page.locator("figure[data-gdm-widget]").all()
+    for figure in figures:
+        figure.scroll_into_view_if_needed()
+        if figure.locator("[data-gdm-pictures]").count():
+            settle(page, figure.locator(".gdm"))
+    return [figure.bounding_box()["height"] for figure in figures]
+
+
+def come_alive(page):
+    for figure in page.locator("figure[data-gdm-widget]").all():
+        figure.scroll_into_view_if_needed()
+        if is_alive(figure):
+            figure.locator("[data-gdm-pictures]").wait_for(timeout=20_000)
+        else:
+            assert "in JupyterLab" in figure.inner_text()
+
+
+def every_control_moves_a_picture(page):
     figures = page.locator("figure[data-gdm-widget]").all()
     assert figures
     for number, figure in enumerate(figures, 1):
-        if not figure.evaluate("f => f.dataset.gdmAlone !== 'false'"):
-            assert "in JupyterLab" in figure.inner_text()
-            continue
-        figure.scroll_into_view_if_needed()
-        root = figure.locator(".gdm")
-        root.wait_for()
-        print(f"widget {number}: {'; '.join(drive(page, root))}")
+        if is_alive(figure):
+            print(f"widget {number}: {'; '.join(drive(page, figure.locator('.gdm')))}")
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_works_fits_and_does_not_jump(visitor, site, name, size):
+    """One load, for all that can be seen in one."""
+    width, height = SIZES[size]
+    visit = visitor(width=width, height=height, has_touch=size == "phone", color_scheme="light")
+    open_page(visit, f"{site}/{name}")
+    page = visit.page
+    shows_what_is_written(page)
+    stem = f"{name.removesuffix('.html').replace('/', '-')}-{size}"
+    for theme in ("light", "dark"):
+        fits(page, width, theme, stem)
+    if name in WITH_WIDGETS:
+        come_alive(page)
+        alive = rooms(page)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        still = visitor(width=width, height=height, java_script_enabled=False).page
+        still.goto(f"{site}/{name}")
+        assert alive == pytest.approx(rooms(still), abs=1)
+        still.close()
+        if size == "desktop":
+            every_control_moves_a_picture(page)
     assert visit.errors == []
     assert visit.foreign == []
 
 
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("name", WITH_WIDGETS)
-def test_a_page_does_not_jump_when_its_widgets_come_alive(visitor, site, name, size):
-    width, height = SIZES[size]
-    rooms = {}
-    for alive in (False, True):
-        visit = visitor(width=width, height=height, java_script_enabled=alive)
-        visit.page.goto(f"{site}/{name}")
-        figures = visit.page.locator("figure[data-gdm-widget]").all()
-        for figure in figures:
-            figure.scroll_into_view_if_needed()
-            if alive and figure.evaluate("f => f.dataset.gdmAlone !== 'false'"):
-                figure.locator("[data-gdm-pictures]").wait_for(timeout=20_000)
-                settle(visit.page, figure.locator(".gdm"))
-        rooms[alive] = [figure.bounding_box()["height"] for figure in figures]
-        across = visit.page.evaluate("document.documentElement.scrollWidth") if alive else 0
-        assert across <= width
-    assert rooms[True] == pytest.approx(rooms[False], abs=1)
-
-
-@pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("name", PAGES)
-def test_a_page_fits_and_can_be_read(visitor, site, screenshots, name, size, theme):
-    width, height = SIZES[size]
-    visit = visitor(width=width, height=height, color_scheme=theme, has_touch=size == "phone")
-    open_page(visit, f"{site}/{name}")
-    page = visit.page
-    assert page.evaluate("document.documentElement.dataset.theme") == theme
-    stem = name.removesuffix(".html").replace("/", "-")
-    page.screenshot(path=screenshots / f"{stem}-{size}-{theme}.png", full_page=True)
-    across = page.evaluate("document.documentElement.scrollWidth")
-    assert across <= width, f"{name} is {across} pixels wide on a screen of {width}"
-    print(f"screenshots are in {screenshots}")
+def test_a_page_that_turns_dark_looks_as_one_that_was_dark_from_the_start(visitor, site):
+    """So the test above may change the theme of a page instead of loading it once more."""
+    seen = []
+    for start in ("light", "dark"):
+        visit = visitor(color_scheme=start)
+        open_page(visit, f"{site}/chapters/appendix/widgets.html")
+        page = visit.page
+        assert page.evaluate("document.documentElement.dataset.theme") == start
+        come_alive(page)
+        rooms(page)
+        page.emulate_media(color_scheme="dark")
+        page.wait_for_function("document.documentElement.dataset.theme === 'dark'")
+        page.evaluate("scrollTo(0, 0)")
+        seen.append(page.screenshot(full_page=True, animations="disabled"))
+        assert visit.errors == []
+    assert seen[0] == seen[1]

@@ -223,6 +223,8 @@ def statements_of(cells: Sequence[str]) -> Iterator[Statement]:
                         statement.binds.add(symbol.get_name())
                     if symbol.is_referenced():
                         (statement.uses if outer else statement.inner).add(symbol.get_name())
+            if isinstance(tree, ast.AugAssign):  # symtable takes x += 1 for a mere assignment
+                statement.uses.add(_root(tree.target))
             statement.uses |= statement.inner
             yield statement
 

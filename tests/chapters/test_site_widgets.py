@@ -86,5 +86,5 @@ def test_a_model_with_reference_weights_is_exported(tmp_path):
 
 def test_reference_weights_that_are_gone_stop_the_build(tmp_path):
     made = entry(page_weights="vae/none:decode", spec={"inputs": [[2]]})
-    with pytest.raises(ValueError, match="there is no recipe 'vae/none'"):
+    with pytest.raises(ValueError, match="there are no reference weights 'vae/none'"):
         site_widgets.publish({"a": made}, tmp_path)

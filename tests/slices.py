@@ -6,6 +6,7 @@ its body does, wherever it is used. A statement may change
 
 - what it assigns an attribute or an item of;
 - what it calls a method of for the effect alone, ``model.eval()``, or one whose name ends in ``_``;
+  or what it replaces by itself, ``model = model.float()``;
 - what it gives to a function of the chapter that does any of this to it, and the first thing that
   it gives to a function imported from elsewhere, ``fit(model, x)``. Classes, models that are
   called, and the modules of ``PURE`` leave what they are given as it is;
@@ -393,6 +394,10 @@ class _Effects:
                     found.add(_root(node.target))
                 case ast.Expr(value=ast.Call(func=ast.Attribute())):
                     found.add(_root(node.value.func))
+                case ast.Assign(targets=[ast.Name(id=name)], value=ast.Call() as call) if (
+                    _called(call) in VIEWS and _root(call) == name
+                ):  # flow = flow.float(), which changes a module in place
+                    found.add(name)
                 case ast.Call():
                     if isinstance(node.func, ast.Attribute) and node.func.attr.endswith("_"):
                         found.add(_root(node.func))

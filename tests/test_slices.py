@@ -64,6 +64,7 @@ def test_the_binding_that_counts_is_the_last_before_its_use():
         "fit(other, x, callback=keep)",
         "part = model.parts[0]\npart.double()",
         "part = model.bias\npart += 1",
+        "part = model.bias\npart = part.float()",
         "for part in model.parts:\n    part.double()",
         "for a, part in zip(x, model.parts):\n    part.load(a)",
         "for i, (a, part) in enumerate(zip(x, model)):\n    part.load(a)",

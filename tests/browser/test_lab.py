@@ -189,7 +189,7 @@ def test_a_chapter_opens_runs_and_every_control_moves_a_picture(lab, visit, name
     path = lab.folder / "chapters" / f"{name}.ipynb"
     stored = widget_cells(nbformat.read(path, as_version=4).cells)
     assert stored
-    prepare(path, whole=name in WHOLE)
+    asked = prepare(path, whole=name in WHOLE)
     page = visit.page
     open_chapter(page, lab, name, title)
 
@@ -204,6 +204,7 @@ def test_a_chapter_opens_runs_and_every_control_moves_a_picture(lab, visit, name
     assert errors == []
     counts = [cell.execution_count for cell in code]
     assert counts == list(range(1, len(code) + 1)), counts
+    assert len(code) == asked  # and not those of another file
 
     shown = widget_cells(cells)
     assert shown == stored
@@ -383,18 +384,23 @@ def save_and_read(page, path: Path) -> list[nbformat.NotebookNode]:
     return nbformat.read(path, as_version=4).cells
 
 
-def prepare(path: Path, whole: bool) -> None:
+def prepare(path: Path, whole: bool) -> int:
     """Clear a notebook's outputs, so that what is found afterwards was made by this run.
 
     Args:
         path: the notebook.
         whole: whether all of it shall run, or what its widgets need.
+
+    Returns:
+        The number of cells that will run.
     """
     notebook = nbformat.read(path, as_version=4)
     if not whole:
         notebook = slice_notebook(notebook)
+        path.with_suffix(".md").unlink()  # else JupyterLab takes the cells from the text
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
     notebook.metadata.pop("widgets", None)
     nbformat.write(notebook, path)
+    return sum(cell.cell_type == "code" for cell in notebook.cells)

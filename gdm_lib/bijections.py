@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gdm_lib.likelihoods import LOG_2PI
+from gdm_lib.nn import evaluates, trains
 
 __all__ = [
     "Affine",
@@ -361,8 +362,9 @@ class BatchNorm(nn.Module):
     (1605.08803, section 3.7).
 
     In training they are the batch's, and gradients flow through them; a running average is kept
-    for evaluation and for ``inverse``, which has no data to take statistics of. (Appendix E
-    normalises by a running average in training too; this is its ``rho = 0``, and MAF's choice.)
+    for evaluation. (Appendix E normalises by a running average in training too; this is its
+    ``rho = 0``, and MAF's choice.) ``inverse`` has no batch to take statistics of, and is refused
+    in train mode, where it would undo something else than ``forward`` does.
 
     Args:
         features: size of dimension 1.
@@ -406,7 +408,17 @@ class BatchNorm(nn.Module):
         return z if self.shift is None else z + self.shift.view(wide), logdet
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Undoes ``forward`` as it is in evaluation."""
+        """Undoes ``forward`` as it is in evaluation.
+
+        Raises:
+            RuntimeError: in train mode.
+        """
+        if self.training:
+            raise RuntimeError(
+                "BatchNorm has no inverse in train mode, where forward normalises by the "
+                "statistics of its batch: call eval() of the model first, or sample and decode "
+                "with a Flow, which does"
+            )
         check_inputs("z", z, (self.features, *z.shape[2:]), context)
         log_scale, logdet = self._log_scale(self.var, z)
         wide = (-1, *[1] * (z.ndim - 2))
@@ -571,6 +583,9 @@ class OneHot(nn.Module):
 class Flow(nn.Module):
     """A density by change of variables: ``log p(x) = log p_base(f(x)) + log |det df/dx|``.
 
+    ``loss`` alone trains: in train mode, batch norms take the statistics of its batch. All other
+    methods do what eval mode does in any mode.
+
     Args:
         bijection: from data to the base's space.
         base: a density with ``log_prob`` and ``sample``, conditional if it has ``context_dim``.
@@ -624,6 +639,7 @@ class Flow(nn.Module):
         z, logdet = self.bijection(x, context)
         return cast(Any, self.base).log_prob(z, base_context), logdet + volume
 
+    @evaluates
     def log_prob(
         self, x: Tensor, y: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> Tensor:
@@ -637,6 +653,7 @@ class Flow(nn.Module):
         overflow = log_prob.isnan() & x.flatten(1).isfinite().all(1)
         return log_prob.masked_fill(overflow, -math.inf)
 
+    @trains
     def loss(
         self, x: Tensor, y: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> dict[str, Tensor]:
@@ -656,6 +673,7 @@ class Flow(nn.Module):
             terms["bits_per_dim"] = terms["loss"].detach() / (x[0].numel() * math.log(2))
         return terms
 
+    @evaluates
     def draw(
         self, n: int, y: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -671,6 +689,7 @@ class Flow(nn.Module):
         return x, base.log_prob(z, base_context) - logdet
 
     @torch.no_grad()
+    @evaluates
     def sample(
         self, n: int, y: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> Tensor:
@@ -679,6 +698,7 @@ class Flow(nn.Module):
         z = cast(Any, self.base).sample(n, base_context, generator=generator)
         return self.decode(z, context)
 
+    @evaluates
     def encode(
         self,
         x: Tensor,
@@ -692,6 +712,7 @@ class Flow(nn.Module):
         z: Tensor = self.bijection(x, context)[0]
         return z
 
+    @evaluates
     def decode(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """A latent's data; grey levels if the flow dequantises."""
         x: Tensor = cast(Any, self.bijection).inverse(z, context)[0]

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from gdm_lib.autoregression import Place, sequential
 from gdm_lib.bijections import check_inputs
 from gdm_lib.likelihoods import Bernoulli
+from gdm_lib.nn import evaluates, trains
 from gdm_lib.protocols import Likelihood
 
 __all__ = [
@@ -224,6 +225,7 @@ class MADE(nn.Module):
     def _context(self, y: Tensor | None) -> Tensor | None:
         return y if y is None or self.embed is None else self.embed(y)
 
+    @evaluates
     def log_prob_of_order(self, x: Tensor, order: int, y: Tensor | None = None) -> Tensor:
         """log p(x) under one of the orders, in nats: ``(B, *data_shape)`` -> ``(B,)``."""
         check_inputs("x", x, self.data_shape)
@@ -232,11 +234,13 @@ class MADE(nn.Module):
         shape = self.likelihood.params_shape((self.net.dim,))
         return self.likelihood.log_prob(params.reshape(len(x), *shape), flat)
 
+    @evaluates
     def log_prob(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """The log of the average of the orders' densities, in nats, ``(B,)``."""
         each = [self.log_prob_of_order(x, k, y) for k in range(self.net.orders)]
         return torch.stack(each).logsumexp(0) - math.log(len(each))
 
+    @trains
     def loss(
         self, x: Tensor, y: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> dict[str, Tensor]:
@@ -245,6 +249,7 @@ class MADE(nn.Module):
         return {"loss": -self.log_prob_of_order(x, order, y).mean()}
 
     @torch.no_grad()
+    @evaluates
     def sample(
         self, n: int, y: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> Tensor:

@@ -41,7 +41,7 @@ from gdm_lib.autoregression import (
     Rule,
 )
 from gdm_lib.likelihoods import DiscretizedLogisticMixture
-from gdm_lib.nn import evaluating
+from gdm_lib.nn import evaluates, evaluating
 from gdm_lib.protocols import Likelihood
 
 __all__ = [
@@ -442,6 +442,7 @@ class PixelCNNpp(Autoregressive):
         return product(range(shape[1]), range(shape[2]))
 
     @torch.no_grad()
+    @evaluates
     def generate(self, rule: Rule, n: int, y: Tensor | None = None) -> Tensor:
         """See ``Autoregressive``. The stream ``u``, which knows only the rows above, is computed
         for a whole row as it begins, ``ul`` pixel by pixel; neither has dropout here."""

@@ -38,6 +38,7 @@ from gdm_lib.bijections import (
     check_inputs,
     join,
 )
+from gdm_lib.nn import evaluates
 
 __all__ = [
     "ActNorm",
@@ -61,8 +62,10 @@ class ActNorm(Affine):
     """``z = exp(log_scale) * x + shift``, scale and shift of each channel set so that the first
     batch in training comes out with mean 0 and variance 1; from then on parameters like others.
 
-    That it is done is part of the state: a resumed model isn't initialised again. Where there are
-    several processes, the batch is that of all together, so that they all start from one model.
+    In a ``Flow`` it is ``loss`` that trains: whoever asks for a density or a sample before that
+    initialises nothing. That it is done is part of the state: a resumed model isn't initialised
+    again. Where there are several processes, the batch is that of all together, so that they all
+    start from one model.
 
     Args:
         features: channels, or the features of a vector.
@@ -75,7 +78,12 @@ class ActNorm(Affine):
         self.register_buffer("ready", torch.tensor(False))
 
     @torch.no_grad()
-    def _initialise(self, x: Tensor) -> None:
+    def initialise(self, x: Tensor) -> None:
+        """Set scale and shift so that ``x`` comes out with mean 0 and variance 1.
+
+        Raises:
+            ValueError: a channel does not vary.
+        """
         over = [0, *range(2, x.ndim)]
 
         def mean_of(values: Tensor) -> Tensor:
@@ -100,7 +108,7 @@ class ActNorm(Affine):
         """``(B, features, ...)`` -> the same shape; the first call in training initialises."""
         check_inputs("x", x, (self.features, *x.shape[2:]), context)
         if self.training and not self.ready:
-            self._initialise(x)
+            self.initialise(x)
         return super().forward(x)
 
 
@@ -366,6 +374,7 @@ class Glow(Flow):
         )
 
     @torch.no_grad()
+    @evaluates
     def sample(
         self,
         n: int,

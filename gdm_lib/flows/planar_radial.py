@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gdm_lib.bijections import Flow, check_inputs
-from gdm_lib.nn import mlp
+from gdm_lib.nn import evaluates, mlp, trains
 from gdm_lib.protocols import Likelihood
 from gdm_lib.vae.vae import gaussian_log_prob, reparameterise
 
@@ -283,6 +283,7 @@ class FlowVAE(nn.Module):
         self.decoder, self.likelihood = decoder, likelihood
         self.latent_dim = latent_dim
 
+    @evaluates
     def posterior(
         self, x: Tensor, samples: int = 1, *, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -309,6 +310,7 @@ class FlowVAE(nn.Module):
         log_pz = gaussian_log_prob(z, z.new_zeros(()), z.new_zeros(()))
         return log_px_z.view_as(log_q), log_pz, log_q
 
+    @evaluates
     def log_prob(
         self,
         x: Tensor,
@@ -321,6 +323,7 @@ class FlowVAE(nn.Module):
         log_px_z, log_pz, log_q = self._terms(x, y, samples, generator)
         return (log_px_z + log_pz - log_q).mean(0)
 
+    @trains
     def loss(
         self,
         x: Tensor,
@@ -343,6 +346,7 @@ class FlowVAE(nn.Module):
         }
 
     @torch.no_grad()
+    @evaluates
     def importance_log_prob(
         self,
         x: Tensor,
@@ -359,6 +363,7 @@ class FlowVAE(nn.Module):
         return total - math.log(samples)
 
     @torch.no_grad()
+    @evaluates
     def sample(
         self, n: int, y: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> Tensor:

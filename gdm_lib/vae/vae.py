@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from gdm_lib.likelihoods import LOG_2PI, Bernoulli
-from gdm_lib.nn import mlp
+from gdm_lib.nn import evaluates, mlp, trains
 from gdm_lib.protocols import Likelihood
 
 __all__ = [
@@ -232,6 +232,7 @@ class VAE(nn.Module):
             samples=samples,
         )
 
+    @evaluates
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """``q(z|x)``: ``(B, *data_shape)`` -> ``mu (B, D)``, ``log_var (B, D)``.
 
@@ -248,6 +249,7 @@ class VAE(nn.Module):
         mu, log_var = self.encoder(x)
         return mu, log_var
 
+    @evaluates
     def decode(self, z: Tensor) -> Tensor:
         """Parameters of ``p(x|z)``: ``(B, D)`` -> ``(B, *params_shape)``.
 
@@ -259,6 +261,7 @@ class VAE(nn.Module):
         params: Tensor = self.decoder(z)
         return params
 
+    @evaluates
     def decode_mean(self, z: Tensor) -> Tensor:
         """E[x|z], the picture that is usually shown: ``(B, D)`` -> ``(B, *data_shape)``."""
         return self.likelihood.mean(self.decode(z))
@@ -276,6 +279,7 @@ class VAE(nn.Module):
         log_px_z = self.likelihood.log_prob(self.decode(z.flatten(0, 1)), repeated)
         return log_px_z.unflatten(0, (samples, -1)), z, mu, log_var
 
+    @evaluates
     def log_prob(
         self,
         x: Tensor,
@@ -296,6 +300,7 @@ class VAE(nn.Module):
         _refuse_labels(y)
         return estimator(*self._draw(x, samples, generator))
 
+    @trains
     def loss(
         self,
         x: Tensor,
@@ -320,6 +325,7 @@ class VAE(nn.Module):
         }
 
     @torch.no_grad()
+    @evaluates
     def importance_log_prob(
         self,
         x: Tensor,
@@ -359,6 +365,7 @@ class VAE(nn.Module):
         return total - math.log(samples)
 
     @torch.no_grad()
+    @evaluates
     def sample(
         self,
         n: int,

@@ -18,7 +18,9 @@ mean that it takes none and refuses one.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from itertools import pairwise
 from typing import Any, cast
 
 import torch
@@ -26,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gdm_lib.likelihoods import LOG_2PI
-from gdm_lib.nn import evaluates, trains
+from gdm_lib.nn import evaluates, evaluating, trains
 
 __all__ = [
     "Affine",
@@ -44,6 +46,7 @@ __all__ = [
     "StandardNormal",
     "check_inputs",
     "join",
+    "settle",
 ]
 
 
@@ -717,3 +720,112 @@ class Flow(nn.Module):
         """A latent's data; grey levels if the flow dequantises."""
         x: Tensor = cast(Any, self.bijection).inverse(z, context)[0]
         return x if self.dequantise is None else self.dequantise.inverse(x)[0]
+
+
+# After training
+
+
+class _Reached(Exception):
+    """A batch has come to the layer that it was sent to."""
+
+
+@torch.no_grad()
+def settle(
+    model: nn.Module,
+    data: Tensor | tuple[Tensor, Tensor],
+    *,
+    y: Tensor | None = None,
+    batch_size: int = 1000,
+    generator: torch.Generator | None = None,
+) -> None:
+    """Give each ``BatchNorm`` the statistics of a whole data set, in place of a running average.
+
+    What MAF's authors evaluate with (1705.07057, appendix B): the running average knows the last
+    batches, and weights that were still moving. Layer by layer, in the order that data pass them,
+    since what one layer is given depends on the statistics of those before it: a model of ``K``
+    such layers makes about ``K / 2`` passes over the data. Weights and modes stay as they are, and
+    settling again changes nothing, unless grey levels are spread anew.
+
+    Args:
+        model: a ``Flow``, or another model whose ``log_prob`` passes data through ``BatchNorm``.
+        data: the training set, ``x (N, *data_shape)``, or ``(x, y)``.
+        y: what a conditional model is given with it, ``(N, ...)``.
+        batch_size: items that pass at a time. The result doesn't depend on it.
+        generator: of what spreads grey levels, once for all layers.
+
+    Raises:
+        ValueError: no ``BatchNorm`` on the way of data, no data, or statistics that are not finite.
+    """
+    x, y = data if isinstance(data, tuple | list) else (data, y)
+    if len(x) == 0 or (y is not None and len(y) != len(x)):
+        rows = "none" if y is None else f"{len(y)}"
+        raise ValueError(
+            f"data must have at least one item, and y one row for each, got {len(x)} and {rows}"
+        )
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    norms = [part for part in model.modules() if isinstance(part, BatchNorm)]
+    density: Any = model
+    if isinstance(model, Flow) and model.dequantise is not None:
+        x, _ = model.dequantise(x, generator=generator)
+        density = Flow(model.bijection, model.base, embed=model.embed)
+    device = norms[0].mean.device if norms else x.device
+    ends = [*range(0, len(x), batch_size), len(x)]
+
+    def passes(rows: Iterable[tuple[int, int]]) -> None:
+        """All items through the density, and the same noise, where there is some, each time."""
+        with torch.random.fork_rng([device] if device.type == "cuda" else []), evaluating(model):
+            torch.manual_seed(0)
+            for start, end in rows:
+                given = () if y is None else (y[start:end].to(device),)
+                with suppress(_Reached):
+                    density.log_prob(x[start:end].to(device), *given)
+
+    order: list[BatchNorm] = []
+    hooks = [norm.register_forward_pre_hook(lambda norm, _: order.append(norm)) for norm in norms]
+    try:
+        passes([(0, 1)])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not order:
+        raise ValueError(
+            f"model must have a BatchNorm that data pass on their way, {type(model).__name__} has "
+            "none: there is nothing to settle"
+        )
+    for norm in dict.fromkeys(order):
+        moments = _Moments(norm.features)
+        hook = norm.register_forward_pre_hook(moments.add)
+        try:
+            passes(pairwise(ends))
+        finally:
+            hook.remove()
+        var = moments.squares / moments.count
+        if not bool((moments.mean + var).isfinite().all()):
+            raise ValueError(
+                "data must be finite, and stay so on the way to each BatchNorm, got a mean or a "
+                "variance that is not"
+            )
+        norm.mean.copy_(moments.mean)
+        norm.var.copy_(var)
+
+
+class _Moments:
+    """Mean, and sum of squared distances from it, of batches that come one after the other (Chan,
+    Golub and LeVeque 1979), in double precision."""
+
+    def __init__(self, features: int) -> None:
+        self.count = 0
+        self.mean = torch.zeros(features, dtype=torch.float64)
+        self.squares = torch.zeros(features, dtype=torch.float64)
+
+    def add(self, _: nn.Module, args: tuple[Any, ...]) -> None:
+        """The input of a layer, which goes no further."""
+        x = args[0].transpose(0, 1).flatten(1).double().cpu()
+        more = x.shape[1]
+        var, mean = torch.var_mean(x, 1, correction=0)
+        gap, total = mean - self.mean, self.count + more
+        self.squares += more * var + gap.square() * (self.count * more / total)
+        self.mean += gap * (more / total)
+        self.count = total
+        raise _Reached

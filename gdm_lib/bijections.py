@@ -21,14 +21,14 @@ import math
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gdm_lib.likelihoods import LOG_2PI
-from gdm_lib.nn import evaluates, evaluating, trains
+from gdm_lib.nn import evaluates, evaluating, exact, gaussian, trains, uniform
 
 __all__ = [
     "Affine",
@@ -110,7 +110,7 @@ def join(x: Tensor, context: Tensor | None) -> Tensor:
 
 def _constant(value: Tensor | float, x: Tensor) -> Tensor:
     """One log-determinant for the whole batch, ``(B,)``."""
-    return torch.as_tensor(value, dtype=x.dtype, device=x.device).expand(len(x))
+    return exact(x.new_tensor(value)).expand(len(x))
 
 
 # Composition
@@ -343,9 +343,9 @@ class Affine(nn.Module):
 
     def _view(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """``log_scale`` and ``shift`` to broadcast over ``x``, and the log-determinant."""
-        shape = (1, self.features, *[1] * (x.ndim - 2))
-        logdet = self.log_scale.sum() * math.prod(x.shape[2:])
-        return self.log_scale.view(shape), self.shift.view(shape), logdet.expand(len(x))
+        shape, log_scale = (1, self.features, *[1] * (x.ndim - 2)), exact(self.log_scale)
+        logdet = log_scale.sum() * math.prod(x.shape[2:])
+        return log_scale.view(shape), self.shift.view(shape), logdet.expand(len(x))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """``(B, features, ...)`` -> the same shape."""
@@ -389,13 +389,23 @@ class BatchNorm(nn.Module):
         self.log_gain = nn.Parameter(torch.zeros(features)) if affine else None
         self.shift = nn.Parameter(torch.zeros(features)) if affine else None
 
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        """``half()`` and the like leave the statistics in 32 bits: a running average of 16 stands
+        still when a batch adds less than a step of its last digit."""
+        before = {name: getattr(self, name) for name in ("mean", "var")}
+        super()._apply(fn, recurse)
+        for name, value in before.items():
+            now = getattr(self, name)
+            setattr(self, name, now if exact(now) is now else value.float().to(now.device))
+        return self
+
     def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if not self.training:
             return self.mean, self.var
         if x.numel() == self.features:
             raise ValueError("x must have more than one item in training: one has no variance")
         over = [0, *range(2, x.ndim)]
-        var, mean = torch.var_mean(x, over, correction=0)
+        var, mean = torch.var_mean(exact(x), over, correction=0)
         with torch.no_grad():
             self.mean.lerp_(mean, self.momentum)
             self.var.lerp_(var, self.momentum)
@@ -430,7 +440,7 @@ class BatchNorm(nn.Module):
 
     def _log_scale(self, var: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         log_scale = -0.5 * torch.log(var + self.eps)
-        log_scale = log_scale if self.log_gain is None else log_scale + self.log_gain
+        log_scale = log_scale if self.log_gain is None else log_scale + exact(self.log_gain)
         return log_scale, (log_scale.sum() * math.prod(x.shape[2:])).expand(len(x))
 
 
@@ -458,6 +468,7 @@ class Logit(nn.Module):
             ValueError: a value without a logit.
         """
         check_inputs("x", x, x.shape[1:], context)
+        x = exact(x)
         p = self.alpha + (1 - 2 * self.alpha) * x
         if not bool(((p > 0) & (p < 1)).all()):
             raise ValueError(
@@ -471,6 +482,7 @@ class Logit(nn.Module):
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """From the line to (0, 1), and up to ``alpha / (1 - 2 alpha)`` beyond."""
         check_inputs("z", z, z.shape[1:], context)
+        z = exact(z)
         slope = F.logsigmoid(z) + F.logsigmoid(-z) - math.log1p(-2 * self.alpha)
         return (torch.sigmoid(z) - self.alpha) / (1 - 2 * self.alpha), slope.flatten(1).sum(1)
 
@@ -507,9 +519,12 @@ class Dequantise(nn.Module):
             ValueError: a value that is no level.
         """
         check_inputs("x", x, x.shape[1:], context)
+        # Grey values of 16 bits lie beside their levels, by up to a quarter of their last step.
+        tolerance = max(0.01, 0.26 * self.levels * torch.finfo(x.dtype).eps)
+        x = exact(x)
         level = (x * (self.levels - 1)).round()
         off = (x * (self.levels - 1) - level).abs().max()
-        if not (off < 0.01 and level.min() >= 0 and level.max() < self.levels):
+        if not (off < tolerance and level.min() >= 0 and level.max() < self.levels):
             raise ValueError(
                 f"x must hold multiples of 1/{self.levels - 1} in [0, 1], got values from "
                 f"{float(x.min()):.6g} to {float(x.max()):.6g} that are up to {float(off):.2g} "
@@ -517,13 +532,14 @@ class Dequantise(nn.Module):
             )
         # In float32, 200 + u rounds to 201 for one u in 10^5, and an image has thousands of pixels.
         edge = 4 * self.levels * torch.finfo(x.dtype).eps
-        u = torch.rand(x.shape, dtype=x.dtype, device=x.device, generator=generator)
+        u = uniform(x.shape, x, generator)
         z = (level + u.clamp(edge, 1 - edge)) / self.levels
         return z, _constant(-math.log(self.levels) * x[0].numel(), x)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The level of the bin, as a grey value in [0, 1]; beyond the range, the nearest level."""
         check_inputs("z", z, z.shape[1:], context)
+        z = exact(z)
         level = (z * self.levels).floor().clamp(0, self.levels - 1)
         return level / (self.levels - 1), _constant(math.log(self.levels) * z[0].numel(), z)
 
@@ -546,18 +562,14 @@ class StandardNormal(nn.Module):
     def log_prob(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Nats, ``(B, *shape)`` -> ``(B,)``."""
         check_inputs("x", x, self.shape, y)
+        x = exact(x)
         return -0.5 * (x.square() + LOG_2PI).flatten(1).sum(1)
 
     def sample(
         self, n: int, y: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> Tensor:
         """``(n, *shape)``."""
-        return torch.randn(
-            (n, *self.shape),
-            dtype=self.anchor.dtype,
-            device=self.anchor.device,
-            generator=generator,
-        )
+        return gaussian((n, *self.shape), self.anchor, generator)
 
 
 class OneHot(nn.Module):
@@ -639,7 +651,7 @@ class Flow(nn.Module):
         volume: Tensor | float = 0.0
         if self.dequantise is not None:
             x, volume = self.dequantise(x, generator=generator)
-        z, logdet = self.bijection(x, context)
+        z, logdet = self.bijection(exact(x), context)
         return cast(Any, self.base).log_prob(z, base_context), logdet + volume
 
     @evaluates
@@ -712,13 +724,13 @@ class Flow(nn.Module):
         """Data's latent; for grey levels that of a draw from their bins."""
         if self.dequantise is not None:
             x, _ = self.dequantise(x, generator=generator)
-        z: Tensor = self.bijection(x, context)[0]
+        z: Tensor = self.bijection(exact(x), context)[0]
         return z
 
     @evaluates
     def decode(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """A latent's data; grey levels if the flow dequantises."""
-        x: Tensor = cast(Any, self.bijection).inverse(z, context)[0]
+        x: Tensor = cast(Any, self.bijection).inverse(exact(z), context)[0]
         return x if self.dequantise is None else self.dequantise.inverse(x)[0]
 
 

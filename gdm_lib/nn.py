@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import wraps
 from itertools import pairwise
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +16,15 @@ __all__ = [
     "ClassEmbedding",
     "evaluates",
     "evaluating",
+    "exact",
     "gate",
+    "gaussian",
     "learning",
     "mlp",
+    "through",
     "trains",
+    "uniform",
+    "without_autocast",
 ]
 
 P = ParamSpec("P")
@@ -83,6 +88,63 @@ class ClassEmbedding(nn.Embedding):
                 f"{int(y.max())}"
             )
         return super().forward(y)
+
+
+# Sixteen bits: networks may compute in them, densities and noise never
+
+
+_HALVES = {torch.bfloat16, torch.float16}
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.float32 if dtype in _HALVES else dtype
+
+
+def exact(value: Tensor) -> Tensor:
+    """The same in 32 bits, if it has 16: what is summed over many dimensions, exponentiated or
+    drawn needs them. Everything else comes back as it is."""
+    return value.float() if value.dtype in _HALVES else value
+
+
+def through(net: nn.Module, *inputs: Tensor) -> Any:
+    """What a network makes of its inputs: it computes in the precision of its weights, or in that
+    of ``torch.autocast``, and what it says is ``exact``."""
+    dtype = _dtype_of(net)
+    if dtype is not None and any(x.dtype != dtype for x in inputs):
+        inputs = tuple(x.to(dtype) for x in inputs)
+    out = net(*inputs)
+    return exact(out) if isinstance(out, Tensor) else tuple(exact(part) for part in out)
+
+
+def _dtype_of(net: nn.Module) -> torch.dtype | None:
+    """That of the first of its parameters."""
+    for parameter in net._parameters.values():
+        if parameter is not None:
+            return parameter.dtype
+    for child in net._modules.values():
+        if child is not None and (dtype := _dtype_of(child)) is not None:
+            return dtype
+    return None
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
+    """Within, products of matrices are as exact as their factors, on the device of ``x``."""
+    kind = x.device.type
+    on = torch.is_autocast_enabled(kind)
+    return torch.autocast(kind, enabled=False) if on else nullcontext()
+
+
+def uniform(shape: Sequence[int], like: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Uniform in [0, 1), on the device and in the precision of ``like``, 32 bits at least: rounded
+    to the 8 digits of bfloat16 one number in 500 would be 1."""
+    return torch.rand(shape, dtype=_wide(like.dtype), device=like.device, generator=generator)
+
+
+def gaussian(
+    shape: Sequence[int], like: Tensor, generator: torch.Generator | None = None
+) -> Tensor:
+    """Standard normal, on the device and in the precision of ``like``, 32 bits at least."""
+    return torch.randn(shape, dtype=_wide(like.dtype), device=like.device, generator=generator)
 
 
 # Modes: who samples or evaluates need not think of them

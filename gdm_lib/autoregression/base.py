@@ -190,4 +190,4 @@ class Autoregressive(nn.Module):
                 f"y must give a context of {self.context_dim} features, (B, {self.context_dim}), "
                 f"got {tuple(context.shape)}"
             )
-        return context
+        return context.to(next(self.parameters()).dtype)

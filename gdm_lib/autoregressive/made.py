@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from gdm_lib.autoregression import Place, sequential
 from gdm_lib.bijections import check_inputs
 from gdm_lib.likelihoods import Bernoulli
-from gdm_lib.nn import evaluates, trains
+from gdm_lib.nn import evaluates, exact, trains
 from gdm_lib.protocols import Likelihood
 
 __all__ = [
@@ -161,15 +161,15 @@ class MaskedMLP(nn.Module):
     def forward(self, x: Tensor, context: Tensor | None = None, order: int = 0) -> Tensor:
         """``(B, D)`` -> ``(B, P, D)``: for each variable, what those before it say of it."""
         check_inputs("x", x, (self.dim,), context, self.context_dim)
-        h = x
+        h = x.to(cast(nn.Linear, self.layers[0]).weight.dtype)
         for i, layer in enumerate(self.layers):
             masked = getattr(self, f"mask{i}")[order] * layer.weight
             h = F.linear(h, masked, cast(Tensor, layer.bias))
             if i == 0 and context is not None:
-                h = h + self.from_context(context)
+                h = h + self.from_context(context.to(h.dtype))
             if i < len(self.activations):
                 h = self.activations[i](h)
-        return h.unflatten(1, (self.params, self.dim))
+        return exact(h).unflatten(1, (self.params, self.dim))
 
 
 # Section 4: the model
@@ -255,7 +255,7 @@ class MADE(nn.Module):
     ) -> Tensor:
         """Ancestral sampling, each item in an order of its own: ``(n, *data_shape)``."""
         weight = cast(nn.Linear, self.net.layers[0]).weight
-        x, context = weight.new_empty(n, self.net.dim), self._context(y)
+        x, context = exact(weight.new_empty(n, self.net.dim)), self._context(y)
         shape = self.likelihood.params_shape((1,))
 
         def rule(params: Tensor, _: Place) -> Tensor:

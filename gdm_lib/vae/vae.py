@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from gdm_lib.likelihoods import LOG_2PI, Bernoulli
-from gdm_lib.nn import evaluates, mlp, trains
+from gdm_lib.nn import evaluates, exact, gaussian, mlp, through, trains
 from gdm_lib.protocols import Likelihood
 
 __all__ = [
@@ -246,7 +246,7 @@ class VAE(nn.Module):
             )
         if not x.is_floating_point():
             raise ValueError(f"x must be floating point, got {x.dtype}; take x.float()")
-        mu, log_var = self.encoder(x)
+        mu, log_var = through(self.encoder, x)
         return mu, log_var
 
     @evaluates
@@ -258,7 +258,7 @@ class VAE(nn.Module):
         """
         if z.ndim != 2 or z.shape[1] != self.latent_dim:
             raise ValueError(f"z must have shape (B, {self.latent_dim}), got {tuple(z.shape)}")
-        params: Tensor = self.decoder(z)
+        params: Tensor = through(self.decoder, z)
         return params
 
     @evaluates
@@ -271,9 +271,7 @@ class VAE(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """``L = samples`` latents per item: ``log_px_z (L, B)``, ``z (L, B, D)``, mu, log_var."""
         mu, log_var = self.encode(x)
-        eps = torch.randn(
-            (samples, *mu.shape), dtype=mu.dtype, device=mu.device, generator=generator
-        )
+        eps = gaussian((samples, *mu.shape), mu, generator)
         z = reparameterise(mu, log_var, eps)
         repeated = x.expand(samples, *x.shape).flatten(0, 1)
         log_px_z = self.likelihood.log_prob(self.decode(z.flatten(0, 1)), repeated)
@@ -356,7 +354,7 @@ class VAE(nn.Module):
             raise ValueError(
                 f"samples and chunk must be at least 1, got samples={samples}, chunk={chunk}"
             )
-        total = x.new_full((x.shape[0],), -math.inf)
+        total = exact(x).new_full((x.shape[0],), -math.inf)
         for start in range(0, samples, chunk):
             log_px_z, z, mu, log_var = self._draw(x, min(chunk, samples - start), generator)
             log_pz = gaussian_log_prob(z, torch.zeros_like(mu), torch.zeros_like(log_var))
@@ -375,10 +373,7 @@ class VAE(nn.Module):
     ) -> Tensor:
         """Ancestral sampling, ``z ~ p(z)`` then ``x ~ p(x|z)``: ``(n, *data_shape)``."""
         _refuse_labels(y)
-        weight = next(self.parameters())
-        z = torch.randn(
-            (n, self.latent_dim), dtype=weight.dtype, device=weight.device, generator=generator
-        )
+        z = gaussian((n, self.latent_dim), next(self.parameters()), generator)
         return self.likelihood.sample(self.decode(z), generator=generator)
 
 

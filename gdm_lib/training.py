@@ -29,6 +29,8 @@ from gdm_lib.protocols import AdversarialModel
 
 __all__ = ["Data", "History", "NonFiniteLossError", "cosine", "fit", "fit_adversarial"]
 
+MOST_CRITIC_STEPS = 10_000
+
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 
 
@@ -51,7 +53,7 @@ def fit(
     *,
     steps: int | None = None,
     epochs: int | None = None,
-    batch_size: int = 128,
+    batch_size: int | None = None,
     accumulate: int = 1,
     optimizer: MakeOptimizer | None = None,
     schedule: Callable[[int], float] | None = None,
@@ -134,7 +136,7 @@ def fit(
         raise ValueError(f"model must have a method loss(x, y=None), {type(model).__name__} hasn't")
     if not parameters:
         raise ValueError("model must have parameters that require gradients, it has none")
-    optim = Adam(parameters, lr=1e-3) if optimizer is None else optimizer(parameters)
+    optim = _made("optimizer", optimizer or partial(Adam, lr=1e-3), parameters)
 
     def loss(x: Tensor, *y: Tensor) -> dict[str, Tensor]:
         return cast(Any, model).loss(x, *y)
@@ -146,6 +148,7 @@ def fit(
         steps=steps,
         epochs=epochs,
         batch_size=batch_size,
+        usual_batch_size=128,
         accumulate=accumulate,
         schedule=schedule,
         clip_grad_norm=clip_grad_norm,
@@ -172,7 +175,7 @@ def fit_adversarial(
     data: Data,
     *,
     steps: int,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     critic_steps: int = 1,
     optimizer: MakeOptimizer | None = None,
     critic_optimizer: MakeOptimizer | None = None,
@@ -239,11 +242,17 @@ def fit_adversarial(
             the player.
     """
     game = _checked_game(model)
-    if critic_steps < 1:
-        raise ValueError(f"critic_steps must be at least 1, got {critic_steps}")
+    critic_steps = _loop.whole("critic_steps", critic_steps)
+    if not 1 <= critic_steps <= MOST_CRITIC_STEPS:
+        bound = "least 1, got" if critic_steps < 1 else f"most {MOST_CRITIC_STEPS:,}, got"
+        raise ValueError(f"critic_steps must be at {bound} {critic_steps}")
+    if after_critic is not None and not callable(after_critic):
+        raise ValueError(f"after_critic must be a function, got {after_critic!r}")
+    steps = _loop.whole("steps", steps)
     theirs, ours = _trainable(game.discriminator), _trainable(game.generator)
     make = optimizer or partial(Adam, lr=2e-4, betas=(0.5, 0.999))
-    optim, critic_optim = make(ours), (critic_optimizer or make)(theirs)
+    optim = _made("optimizer", make, ours)
+    critic_optim = _made("critic_optimizer", critic_optimizer or make, theirs)
 
     def generator_loss(x: Tensor, *y: Tensor) -> dict[str, Tensor]:
         return game.generator_loss(len(x), *y)
@@ -272,6 +281,7 @@ def fit_adversarial(
         steps=steps,
         epochs=None,
         batch_size=batch_size,
+        usual_batch_size=64,
         accumulate=accumulate,
         schedule=schedule,
         clip_grad_norm=clip_grad_norm,
@@ -293,7 +303,24 @@ def fit_adversarial(
     )
 
 
+def _made(name: str, make: MakeOptimizer, parameters: list[nn.Parameter]) -> Optimizer:
+    """The optimizer, if it is one."""
+    if isinstance(make, Optimizer):
+        raise ValueError(
+            f"{name} must be a function that makes one from the parameters, got one that is made; "
+            f"give partial({type(make).__name__}, lr=...), of functools, without parameters"
+        )
+    if not callable(make):
+        raise ValueError(f"{name} must be a function that makes one, got {make!r}")
+    made = make(parameters)
+    if not isinstance(made, Optimizer):
+        raise ValueError(f"{name} must make a torch.optim.Optimizer, it made {made!r}")
+    return made
+
+
 def _trainable(module: nn.Module) -> list[nn.Parameter]:
+    if not isinstance(module, nn.Module):
+        raise ValueError(f"model must be an nn.Module, got {type(module).__name__}")
     return [parameter for parameter in module.parameters() if parameter.requires_grad]
 
 

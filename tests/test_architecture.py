@@ -20,7 +20,7 @@ LAYERS = (  # a module may import its own row and those before it
     {"metrics", "data", "viz"},  # viz stands low because it imports nothing of the library
     FAMILIES,
     {"pretrained"},
-    {"training", "_loop"},
+    {"training", "_loop", "_batches", "_checkpoint"},
     {"widgets", "exercises"},
     {"recipes"},
     {"cli", "__main__"},

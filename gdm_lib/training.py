@@ -77,7 +77,15 @@ def fit(
 
     Each epoch is a new shuffle cut into whole batches; the few items left over at its end are
     dropped (another shuffle drops others). On several processes each batch is split evenly among
-    them and their gradients are averaged, so that the run is the same as on one.
+    them and their gradients are averaged, so that the run is the same as on one; torch's own batch
+    norm, with statistics of each process alone, is refused there.
+
+    A ``DataLoader`` is read in its own order and its own batches, the last and smaller one too.
+    Its samplers, its workers and what its data set draws from torch's generators are seeded from
+    ``seed`` and the number of the batch, so that such a run repeats and resumes like any other.
+
+    Real numbers are converted to the precision of the model's weights, and whole numbers as ``y``
+    to int64. Modules are given back in the modes in which they came, however the run ends.
 
     Everything random follows from ``seed``: the data order from the epoch, and the noise (the
     global generator's while ``model.loss`` runs, and ``transform``'s own) from the step and the
@@ -90,15 +98,18 @@ def fit(
     Args:
         model: with ``loss(x)`` or ``loss(x, y)`` as in ``gdm_lib.protocols.LikelihoodModel``,
             each term a mean over the batch.
-        data: the training set.
+        data: the training set: ``x`` or ``(x, y)``, tensors or NumPy arrays; a map-style
+            ``Dataset`` of such items, or a ``DataLoader`` of such batches.
         steps: gradient steps in all; give this or ``epochs``.
         epochs: passes over ``data``.
-        batch_size: items in a step, over all processes together.
+        batch_size: items in a step, over all processes together; 128 if left out. A
+            ``DataLoader`` has its own.
         accumulate: parts that each process cuts its share of a batch into; their gradients are
             added up before the step. A large batch then takes the memory of one part.
         optimizer: makes the optimizer from the parameters; Adam with learning rate 1e-3 if left
             out.
-        schedule: factor on the learning rate for step 0, 1, 2, ..., such as ``cosine(steps)``.
+        schedule: finite factor on the learning rate for step 0, 1, 2, ..., such as
+            ``cosine(steps)``.
         clip_grad_norm: largest 2-norm of the gradient of all parameters together.
         ema: decay per step of an exponential moving average of the weights, for example 0.999,
             offered as ``history.ema``. It warms up as ``min(ema, t / (t + 9))`` at step
@@ -115,10 +126,15 @@ def fit(
         callback: called as ``callback(step, model, history)``, on every process, with the model
             in eval mode and the global generator in the same state each time.
         callback_every: steps from one call to the next; once an epoch if left out.
-        checkpoint: a ``.safetensors`` file to keep the state of the run in.
+        checkpoint: a ``.safetensors`` file to keep the state of the run in, replaced whole or not
+            at all; missing folders are made. Whether it can be written is tried before the first
+            step.
         checkpoint_every: steps from one checkpoint to the next; once an epoch if left out.
         resume: go on from ``checkpoint`` if it exists, to the same numbers as without a pause.
-            A larger ``steps`` or ``epochs`` than before prolongs the run.
+            A larger ``steps`` or ``epochs`` than before prolongs the run; a smaller one than it
+            has taken is refused. The file has a SHA-256 over all that is in it, and is checked
+            from end to end before anything is loaded; one without, of an older version, is
+            refused, since nothing tells whether it is whole.
         seed: of everything random in the run.
         fabric: brings device, precision and processes; already launched where there are several.
             If left out: one process, on the device that the model is on, in its own precision.
@@ -128,8 +144,12 @@ def fit(
         The history of the run.
 
     Raises:
-        ValueError: an argument doesn't make sense, or ``checkpoint`` is of another run.
-        NonFiniteLossError: a term of the loss or a gradient is NaN or infinite.
+        ValueError: an argument doesn't make sense, ``checkpoint`` can't be written, is damaged or
+            is of another run, or processes differ in what they were given. Nothing is loaded then.
+        NonFiniteLossError: a term of the loss, a gradient or a weight is NaN or infinite. Weights
+            are looked at after steps 1, 2, 4, 8, ..., before whatever is done with them, and at
+            the end; those last seen to be finite are given back, and no others are ever stored.
+        RuntimeError: another process can't go on.
     """
     parameters = _trainable(model)
     if not callable(getattr(model, "loss", None)):
@@ -208,9 +228,10 @@ def fit_adversarial(
     Args:
         model: as in ``gdm_lib.protocols.AdversarialModel``, each term of both losses a mean over
             the batch.
-        data: the training set.
+        data: the training set, see ``fit``.
         steps: steps of the generator in all.
-        batch_size: items in a turn, over all processes together.
+        batch_size: items in a turn, over all processes together; 64 if left out. A ``DataLoader``
+            has its own.
         critic_steps: turns of the discriminator in a step; 5 in WGAN, 1 in most others.
         optimizer: makes the generator's optimizer from its parameters; if left out, Adam with
             learning rate 2e-4 and beta_1 0.5, as in DCGAN (1511.06434, section 4).
@@ -237,15 +258,15 @@ def fit_adversarial(
         The history of the run.
 
     Raises:
-        ValueError: an argument doesn't make sense, or ``checkpoint`` is of another run.
-        NonFiniteLossError: a term of a loss or a gradient is NaN or infinite; the message names
-            the player.
+        ValueError: see ``fit``.
+        NonFiniteLossError: see ``fit``; the message names the player of a term or a gradient.
+        RuntimeError: another process can't go on.
     """
     game = _checked_game(model)
     critic_steps = _loop.whole("critic_steps", critic_steps)
     if not 1 <= critic_steps <= MOST_CRITIC_STEPS:
-        bound = "least 1, got" if critic_steps < 1 else f"most {MOST_CRITIC_STEPS:,}, got"
-        raise ValueError(f"critic_steps must be at {bound} {critic_steps}")
+        bound = "least 1" if critic_steps < 1 else f"most {MOST_CRITIC_STEPS:,}"
+        raise ValueError(f"critic_steps must be at {bound}, got {critic_steps}")
     if after_critic is not None and not callable(after_critic):
         raise ValueError(f"after_critic must be a function, got {after_critic!r}")
     steps = _loop.whole("steps", steps)

@@ -121,7 +121,7 @@ def test_whether_it_can_be_written_is_tried_without_a_trace(tmp_path: Path) -> N
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
     for path in (tmp_path / "file/below", tmp_path / "folder"):
-        with pytest.raises(OSError, match="file|folder"):
+        with pytest.raises(OSError, match=r"file|folder"):
             check_writable(path)
     check_writable(tmp_path / "file")
     assert entries(tmp_path) == {"file", "folder"}

@@ -1,5 +1,6 @@
 """Downloads from a server on the loopback that does everything wrong that a server can."""
 
+import dataclasses
 import errno
 import hashlib
 import io
@@ -380,13 +381,13 @@ RAW = {
     "no location": b"HTTP/1.1 302 Found\r\n\r\n",
 }  # fmt: skip
 ENDLESS = {
-    "100 Continue": (b"", b"HTTP/1.1 100 Continue\r\n\r\n", "headers and redirections"),
+    "100 Continue": (b"", b"HTTP/1.1 100 Continue\r\n\r\n", "headers and redir|too slow"),
     "headers of 100 Continue": (
-        b"", b"HTTP/1.1 100 Continue\r\n" + b"A: b\r\n" * 50 + b"\r\n", "headers and redirections"
+        b"", b"HTTP/1.1 100 Continue\r\n" + b"A: b\r\n" * 50 + b"\r\n", "headers and redirections|too slow"
     ),
     "a redirection's body": (
         b"HTTP/1.1 302 Found\r\nLocation: /ok/file.gz\r\n\r\n", b"x" * 5000,
-        "headers and redirections",
+        "headers and redirections|too slow",
     ),
     "chunks": (
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
@@ -429,6 +430,14 @@ def test_a_redirection_to_the_file_is_followed(server, monkeypatch):
 def test_an_answer_that_is_none_is_named(server, cache, name, monkeypatch):
     monkeypatch.setattr(server, "raw", (RAW[name], b""), raising=False)
     assert_refused(server, cache, "raw", ".")
+    assert not cache.exists()
+
+
+def test_a_server_without_encryption_is_named(server, cache):
+    file = remote(server, "ok")
+    secure = dataclasses.replace(file, urls=(file.urls[0].replace("http:", "https:"),))
+    with pytest.raises(DataError, match=r"https://127.0.0.1:\d+/ok/file.gz: .*SSL"):
+        fetch(secure)
     assert not cache.exists()
 
 

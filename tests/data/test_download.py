@@ -383,7 +383,8 @@ RAW = {
 ENDLESS = {
     "100 Continue": (b"", b"HTTP/1.1 100 Continue\r\n\r\n", "headers and redir|too slow"),
     "headers of 100 Continue": (
-        b"", b"HTTP/1.1 100 Continue\r\n" + b"A: b\r\n" * 50 + b"\r\n", "headers and redirections|too slow"
+        b"", b"HTTP/1.1 100 Continue\r\n" + b"A: b\r\n" * 50 + b"\r\n",
+        "headers and redir|too slow",
     ),
     "a redirection's body": (
         b"HTTP/1.1 302 Found\r\nLocation: /ok/file.gz\r\n\r\n", b"x" * 5000,
@@ -392,7 +393,7 @@ ENDLESS = {
     "chunks": (
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
         b"300\r\n" + b"x" * 0x300 + b"\r\n",
-        f"more than the expected {len(CONTENT)} bytes|too slow",
+        f"bytes came, expected {len(CONTENT)}|too slow",
     ),
 }  # fmt: skip
 

@@ -524,7 +524,7 @@ class Dequantise(nn.Module):
         """
         check_inputs("x", x, x.shape[1:], context)
         # Grey values of 16 bits lie beside their levels, by up to a quarter of their last step.
-        tolerance = min(max(0.01, 0.26 * self.levels * torch.finfo(x.dtype).eps), 0.25)
+        tolerance = max(0.01, 0.26 * self.levels * torch.finfo(x.dtype).eps)
         x = exact(x)
         level = (x * (self.levels - 1)).round()
         if not len(x):

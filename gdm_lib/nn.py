@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -110,7 +111,9 @@ def check_batch(name: str, x: Tensor, shape: Sequence[int], *, floating: bool = 
     if not _fits(got[1:], shape) or not got:
         wanted = ", ".join(["B", *("any" if size == -1 else str(size) for size in shape)])
         wanted += "," if not shape else ""
-        cure = f"take {name}.reshape of that shape if it holds such items in another form"
+        cure = "give items of the shape that the model was made for"
+        if len(got) > 1 and -1 not in shape and math.prod(got[1:]) == math.prod(shape):
+            cure = f"take {name}.reshape({', '.join(map(str, (len(x), *shape)))})"
         if _fits(got, shape):
             cure = f"a single item needs {name}[None]"
         elif len(shape) == 3 and _fits((*got[:1], *got[-1:], *got[1:-1])[1:], shape):

@@ -601,11 +601,13 @@ class OneHot(nn.Module):
 class Flow(nn.Module):
     """A density by change of variables: ``log p(x) = log p_base(f(x)) + log |det df/dx|``.
 
+    ``x`` of any floating dtype is taken in that of the weights. In every method ``y`` is what a
+    caller has, one row for each item: labels where there is an ``embed`` for them, else the context
+    itself. For ``k`` samples of each of ``m`` conditions take ``sample(k * m,
+    y.repeat_interleave(k, 0))``.
+
     ``loss`` alone trains: in train mode, batch norms take the statistics of its batch. All other
-    methods do what eval mode does in any mode. ``x`` of any floating dtype is taken in that of the
-    weights, or in 32 bits if they have 16. In every method ``y`` is what a caller has, one row for
-    each item: labels where there is an ``embed`` for them, else the context itself. For ``k``
-    samples of each of ``m`` conditions take ``sample(k * m, y.repeat_interleave(k, 0))``.
+    methods do what eval mode does in any mode.
 
     Args:
         bijection: from data to the base's space.
@@ -653,10 +655,10 @@ class Flow(nn.Module):
         context, base_context = self._contexts(y, len(x))
         volume: Tensor | float = 0.0
         if self.dequantise is not None:
-            # 16 bits, of the data or of the weights, can't hold a bin's inside: float32 does.
-            x = x if x.element_size() < 4 else in_dtype_of(self, x, torch.float32)
+            # What was stored in 16 bits is known by its dtype to lie beside its level.
+            x = x if x.element_size() < 4 else in_dtype_of(self, x)
             x, volume = self.dequantise(x, generator=generator)
-        z, logdet = self.bijection(in_dtype_of(self, x, torch.float32), context)
+        z, logdet = self.bijection(exact(in_dtype_of(self, x)), context)
         return z, logdet + volume, base_context
 
     def _terms(
@@ -737,7 +739,7 @@ class Flow(nn.Module):
     def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """A latent's data; grey levels if the flow dequantises."""
         check_batch("z", z, z.shape[1:] if isinstance(z, Tensor) else ())
-        z = in_dtype_of(self, z, torch.float32)
+        z = exact(in_dtype_of(self, z))
         context, _ = self._contexts(y, len(z))
         x: Tensor = cast(Any, self.bijection).inverse(z, context)[0]
         return x if self.dequantise is None else self.dequantise.inverse(x)[0]

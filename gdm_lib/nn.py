@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -122,7 +123,9 @@ def check_batch(name: str, x: Tensor, shape: Sequence[int], *, floating: bool = 
     if not _fits(got[1:], shape) or not got:
         wanted = ", ".join(["B", *("any" if size == -1 else str(size) for size in shape)])
         wanted += "," if not shape else ""
-        cure = f"take {name}.reshape of that shape if it holds such items in another form"
+        cure = "give items of the shape that the model was made for"
+        if len(got) > 1 and -1 not in shape and math.prod(got[1:]) == math.prod(shape):
+            cure = f"take {name}.reshape({', '.join(map(str, (len(x), *shape)))})"
         if _fits(got, shape):
             cure = f"a single item needs {name}[None]"
         elif len(shape) == 3 and _fits((*got[:1], *got[-1:], *got[1:-1])[1:], shape):
@@ -142,16 +145,14 @@ def _fits(got: Sequence[int], shape: Sequence[int]) -> bool:
     )
 
 
-def in_dtype_of(module: nn.Module, x: Tensor, least: torch.dtype | None = None) -> Tensor:
-    """``x`` in the dtype of the module's weights, or in ``least`` if that has more bits; as it is
-    if the module has no weights.
+def in_dtype_of(module: nn.Module, x: Tensor) -> Tensor:
+    """``x`` in the dtype of the module's weights, 32 bits at least; as it is if the module has no
+    weights.
 
     So float64 from NumPy, and what was stored in 16 bits, can be given to every model.
     """
-    weight = next((p for p in module.parameters() if p.is_floating_point()), None)
-    if weight is None:
-        return x
-    return x.to(weight.dtype if least is None else torch.promote_types(weight.dtype, least))
+    dtype = _dtype_of(module)
+    return x if dtype is None else x.to(_wide(dtype))
 
 
 def check_labels(name: str, y: Tensor, classes: int) -> Tensor:
@@ -353,20 +354,19 @@ def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
 def uniform(shape: Sequence[int], like: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Uniform in [0, 1), on the device and in the precision of ``like``, 32 bits at least: rounded
     to the 8 digits of bfloat16 one number in 500 would be 1."""
-    return torch.rand(tuple(shape), **_noise(like, generator))
+    return torch.rand(shape, dtype=_wide(like.dtype), device=like.device, **_drawn_by(generator))
 
 
 def gaussian(
     shape: Sequence[int], like: Tensor, generator: torch.Generator | None = None
 ) -> Tensor:
     """Standard normal, on the device and in the precision of ``like``, 32 bits at least."""
-    return torch.randn(tuple(shape), **_noise(like, generator))
+    return torch.randn(shape, dtype=_wide(like.dtype), device=like.device, **_drawn_by(generator))
 
 
-def _noise(like: Tensor, generator: torch.Generator | None) -> dict[str, Any]:
-    # A compiler that has seen two batch sizes can't follow the argument, even if it is None.
-    given: dict[str, Any] = {} if generator is None else {"generator": generator}
-    return {"dtype": _wide(like.dtype), "device": like.device, **given}
+def _drawn_by(generator: torch.Generator | None) -> dict[str, Any]:
+    # A compiler that has seen two sizes of batch can't follow the argument, even where it is None.
+    return {} if generator is None else {"generator": generator}
 
 
 # Modes: who samples or evaluates need not think of them

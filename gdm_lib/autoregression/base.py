@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from gdm_lib.likelihoods import check_levels
-from gdm_lib.nn import context_of, evaluates, in_dtype_of, trains
+from gdm_lib.nn import context_of, evaluates, trains
 from gdm_lib.protocols import Likelihood
 
 __all__ = ["Autoregressive", "Place", "Rule"]
@@ -172,4 +172,4 @@ class Autoregressive(nn.Module):
                 is not one for each item, or does not give ``context_dim`` features.
         """
         context = context_of(y, n, self.context_dim, self.embed, maps=True)
-        return context if context is None else in_dtype_of(self, context)
+        return context if context is None else context.to(next(self.parameters()).dtype)

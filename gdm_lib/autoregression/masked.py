@@ -126,7 +126,8 @@ def sequential(
             params = torch.addmm(tops[d - 1], above, below)
             if net.direct is not None:
                 params.addmm_(direct_rows[d - 1].narrow(1, 0, d - 1), units[0].narrow(0, 0, d - 1))
-            solved[d - 1].copy_(rule(exact(params).T, (i,)))
+            params = exact(params)
+            solved[d - 1].copy_(rule(params.T, (i,)))
             if found is not units[0]:
                 units[0][d - 1] = solved[d - 1]
         for layer, block in enumerate(blocks):

@@ -219,9 +219,10 @@ class MaskedMLP(nn.Module):
             if i < len(self.activations):
                 h = self.activations[i](h)
         if self.direct is not None:
-            h = h + F.linear(x.to(h.dtype), self.direct.weight * self._direct_mask(order))
+            weight = self.direct.weight * self._direct_mask(order)
+            h = h + F.linear(x.to(weight.dtype), weight)
         if context is not None and self.context_to_output is not None:
-            h = h + self.context_to_output(context.to(h.dtype))
+            h = h + self.context_to_output(context.to(self.context_to_output.weight.dtype))
         return exact(h).unflatten(1, (self.params, self.dim))
 
 

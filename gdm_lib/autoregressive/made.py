@@ -307,7 +307,7 @@ class MADE(nn.Module):
 
     def _seen(self, x: Tensor) -> Tensor:
         """What the network sees of variables: levels scaled to [-1, 1], all else as it is."""
-        x, levels = in_dtype_of(self, x, torch.float32), getattr(self.likelihood, "levels", 0)
+        x, levels = in_dtype_of(self, x), getattr(self.likelihood, "levels", 0)
         return 2 * x / (levels - 1) - 1 if levels else x
 
     @evaluates

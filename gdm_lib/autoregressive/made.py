@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from gdm_lib.autoregression import Place, sequential
 from gdm_lib.bijections import check_inputs
 from gdm_lib.likelihoods import Bernoulli
+from gdm_lib.nn import evaluates, exact, trains
 from gdm_lib.protocols import Likelihood
 
 __all__ = [
@@ -160,15 +161,15 @@ class MaskedMLP(nn.Module):
     def forward(self, x: Tensor, context: Tensor | None = None, order: int = 0) -> Tensor:
         """``(B, D)`` -> ``(B, P, D)``: for each variable, what those before it say of it."""
         check_inputs("x", x, (self.dim,), context, self.context_dim)
-        h = x
+        h = x.to(cast(nn.Linear, self.layers[0]).weight.dtype)
         for i, layer in enumerate(self.layers):
             masked = getattr(self, f"mask{i}")[order] * layer.weight
             h = F.linear(h, masked, cast(Tensor, layer.bias))
             if i == 0 and context is not None:
-                h = h + self.from_context(context)
+                h = h + self.from_context(context.to(h.dtype))
             if i < len(self.activations):
                 h = self.activations[i](h)
-        return h.unflatten(1, (self.params, self.dim))
+        return exact(h).unflatten(1, (self.params, self.dim))
 
 
 # Section 4: the model
@@ -224,6 +225,7 @@ class MADE(nn.Module):
     def _context(self, y: Tensor | None) -> Tensor | None:
         return y if y is None or self.embed is None else self.embed(y)
 
+    @evaluates
     def log_prob_of_order(self, x: Tensor, order: int, y: Tensor | None = None) -> Tensor:
         """log p(x) under one of the orders, in nats: ``(B, *data_shape)`` -> ``(B,)``."""
         check_inputs("x", x, self.data_shape)
@@ -232,11 +234,13 @@ class MADE(nn.Module):
         shape = self.likelihood.params_shape((self.net.dim,))
         return self.likelihood.log_prob(params.reshape(len(x), *shape), flat)
 
+    @evaluates
     def log_prob(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """The log of the average of the orders' densities, in nats, ``(B,)``."""
         each = [self.log_prob_of_order(x, k, y) for k in range(self.net.orders)]
         return torch.stack(each).logsumexp(0) - math.log(len(each))
 
+    @trains
     def loss(
         self, x: Tensor, y: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> dict[str, Tensor]:
@@ -245,12 +249,13 @@ class MADE(nn.Module):
         return {"loss": -self.log_prob_of_order(x, order, y).mean()}
 
     @torch.no_grad()
+    @evaluates
     def sample(
         self, n: int, y: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> Tensor:
         """Ancestral sampling, each item in an order of its own: ``(n, *data_shape)``."""
         weight = cast(nn.Linear, self.net.layers[0]).weight
-        x, context = weight.new_empty(n, self.net.dim), self._context(y)
+        x, context = exact(weight.new_empty(n, self.net.dim)), self._context(y)
         shape = self.likelihood.params_shape((1,))
 
         def rule(params: Tensor, _: Place) -> Tensor:

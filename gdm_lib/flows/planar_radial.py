@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gdm_lib.bijections import Flow, check_inputs
-from gdm_lib.nn import mlp
+from gdm_lib.nn import evaluates, exact, gaussian, mlp, through, trains
 from gdm_lib.protocols import Likelihood
 from gdm_lib.vae.vae import gaussian_log_prob, reparameterise
 
@@ -60,7 +60,8 @@ class Step(nn.Module):
 
     def _params(self, name: str, z: Tensor, context: Tensor | None) -> tuple[Tensor, ...]:
         check_inputs(name, z, (self.dim,), context, self.context_dim)
-        raw = self.raw if context is None else self.raw + self.amortise(context)
+        raw = exact(self.raw)
+        raw = raw if context is None else raw + through(self.amortise, context)
         return raw.split(self.sizes, dim=1)
 
 
@@ -283,14 +284,13 @@ class FlowVAE(nn.Module):
         self.decoder, self.likelihood = decoder, likelihood
         self.latent_dim = latent_dim
 
+    @evaluates
     def posterior(
         self, x: Tensor, samples: int = 1, *, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         """``z_K (L, B, D)`` and ``log q_K(z_K|x) (L, B)`` (equation 13), ``L = samples``."""
-        mu, log_var, context = self.encoder(x)
-        eps = torch.randn(
-            (samples, *mu.shape), dtype=mu.dtype, device=mu.device, generator=generator
-        )
+        mu, log_var, context = through(self.encoder, x)
+        eps = gaussian((samples, *mu.shape), mu, generator)
         z0 = reparameterise(mu, log_var, eps)
         repeated = context.repeat(samples, 1) if context.shape[1] else None
         z, logdet = self.flow(z0.flatten(0, 1), repeated)
@@ -304,11 +304,12 @@ class FlowVAE(nn.Module):
         if y is not None:
             raise ValueError("y must be None: this VAE is not conditional")
         z, log_q = self.posterior(x, samples, generator=generator)
-        params = self.decoder(z.flatten(0, 1))
+        params = through(self.decoder, z.flatten(0, 1))
         log_px_z = self.likelihood.log_prob(params, x.repeat(samples, *[1] * (x.ndim - 1)))
         log_pz = gaussian_log_prob(z, z.new_zeros(()), z.new_zeros(()))
         return log_px_z.view_as(log_q), log_pz, log_q
 
+    @evaluates
     def log_prob(
         self,
         x: Tensor,
@@ -321,6 +322,7 @@ class FlowVAE(nn.Module):
         log_px_z, log_pz, log_q = self._terms(x, y, samples, generator)
         return (log_px_z + log_pz - log_q).mean(0)
 
+    @trains
     def loss(
         self,
         x: Tensor,
@@ -343,6 +345,7 @@ class FlowVAE(nn.Module):
         }
 
     @torch.no_grad()
+    @evaluates
     def importance_log_prob(
         self,
         x: Tensor,
@@ -352,21 +355,19 @@ class FlowVAE(nn.Module):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """log p(x) by importance sampling from the flow (section 6.2), nats, ``(B,)``."""
-        total = x.new_full((len(x),), -math.inf)
+        total = exact(x).new_full((len(x),), -math.inf)
         for start in range(0, samples, chunk):
             log_px_z, log_pz, log_q = self._terms(x, None, min(chunk, samples - start), generator)
             total = torch.logaddexp(total, (log_px_z + log_pz - log_q).logsumexp(0))
         return total - math.log(samples)
 
     @torch.no_grad()
+    @evaluates
     def sample(
         self, n: int, y: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> Tensor:
         """``z ~ p(z)``, then ``x ~ p(x|z)``: ``(n, *data_shape)``. The flow has no part in it."""
         if y is not None:
             raise ValueError("y must be None: this VAE is not conditional")
-        weight = next(self.decoder.parameters())
-        z = torch.randn(
-            (n, self.latent_dim), dtype=weight.dtype, device=weight.device, generator=generator
-        )
-        return self.likelihood.sample(self.decoder(z), generator=generator)
+        z = gaussian((n, self.latent_dim), next(self.decoder.parameters()), generator)
+        return self.likelihood.sample(through(self.decoder, z), generator=generator)

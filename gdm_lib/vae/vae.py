@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from gdm_lib.likelihoods import LOG_2PI, Bernoulli
-from gdm_lib.nn import mlp
+from gdm_lib.nn import evaluates, exact, gaussian, mlp, through, trains
 from gdm_lib.protocols import Likelihood
 
 __all__ = [
@@ -232,6 +232,7 @@ class VAE(nn.Module):
             samples=samples,
         )
 
+    @evaluates
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """``q(z|x)``: ``(B, *data_shape)`` -> ``mu (B, D)``, ``log_var (B, D)``.
 
@@ -245,9 +246,10 @@ class VAE(nn.Module):
             )
         if not x.is_floating_point():
             raise ValueError(f"x must be floating point, got {x.dtype}; take x.float()")
-        mu, log_var = self.encoder(x)
+        mu, log_var = through(self.encoder, x)
         return mu, log_var
 
+    @evaluates
     def decode(self, z: Tensor) -> Tensor:
         """Parameters of ``p(x|z)``: ``(B, D)`` -> ``(B, *params_shape)``.
 
@@ -256,9 +258,10 @@ class VAE(nn.Module):
         """
         if z.ndim != 2 or z.shape[1] != self.latent_dim:
             raise ValueError(f"z must have shape (B, {self.latent_dim}), got {tuple(z.shape)}")
-        params: Tensor = self.decoder(z)
+        params: Tensor = through(self.decoder, z)
         return params
 
+    @evaluates
     def decode_mean(self, z: Tensor) -> Tensor:
         """E[x|z], the picture that is usually shown: ``(B, D)`` -> ``(B, *data_shape)``."""
         return self.likelihood.mean(self.decode(z))
@@ -268,14 +271,13 @@ class VAE(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """``L = samples`` latents per item: ``log_px_z (L, B)``, ``z (L, B, D)``, mu, log_var."""
         mu, log_var = self.encode(x)
-        eps = torch.randn(
-            (samples, *mu.shape), dtype=mu.dtype, device=mu.device, generator=generator
-        )
+        eps = gaussian((samples, *mu.shape), mu, generator)
         z = reparameterise(mu, log_var, eps)
         repeated = x.expand(samples, *x.shape).flatten(0, 1)
         log_px_z = self.likelihood.log_prob(self.decode(z.flatten(0, 1)), repeated)
         return log_px_z.unflatten(0, (samples, -1)), z, mu, log_var
 
+    @evaluates
     def log_prob(
         self,
         x: Tensor,
@@ -296,6 +298,7 @@ class VAE(nn.Module):
         _refuse_labels(y)
         return estimator(*self._draw(x, samples, generator))
 
+    @trains
     def loss(
         self,
         x: Tensor,
@@ -320,6 +323,7 @@ class VAE(nn.Module):
         }
 
     @torch.no_grad()
+    @evaluates
     def importance_log_prob(
         self,
         x: Tensor,
@@ -350,7 +354,7 @@ class VAE(nn.Module):
             raise ValueError(
                 f"samples and chunk must be at least 1, got samples={samples}, chunk={chunk}"
             )
-        total = x.new_full((x.shape[0],), -math.inf)
+        total = exact(x).new_full((x.shape[0],), -math.inf)
         for start in range(0, samples, chunk):
             log_px_z, z, mu, log_var = self._draw(x, min(chunk, samples - start), generator)
             log_pz = gaussian_log_prob(z, torch.zeros_like(mu), torch.zeros_like(log_var))
@@ -359,6 +363,7 @@ class VAE(nn.Module):
         return total - math.log(samples)
 
     @torch.no_grad()
+    @evaluates
     def sample(
         self,
         n: int,
@@ -368,10 +373,7 @@ class VAE(nn.Module):
     ) -> Tensor:
         """Ancestral sampling, ``z ~ p(z)`` then ``x ~ p(x|z)``: ``(n, *data_shape)``."""
         _refuse_labels(y)
-        weight = next(self.parameters())
-        z = torch.randn(
-            (n, self.latent_dim), dtype=weight.dtype, device=weight.device, generator=generator
-        )
+        z = gaussian((n, self.latent_dim), next(self.parameters()), generator)
         return self.likelihood.sample(self.decode(z), generator=generator)
 
 

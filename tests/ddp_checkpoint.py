@@ -91,11 +91,7 @@ def cases(rank: int, folder: Path, fabric: Fabric) -> dict[str, Callable[[], Any
         "weights": lambda: run(optimizer=lambda parameters: Poison(parameters, lr=0.1)),
         "torch's batch norm": lambda: run(Mean(nn.BatchNorm1d(3))),
         "instance norm": lambda: run(
-            Mean(
-                nn.Sequential(
-                    nn.Unflatten(1, (1, 3)), nn.InstanceNorm1d(1, track_running_stats=True)
-                )
-            )
+            Mean(nn.Unflatten(1, (1, 3)), nn.InstanceNorm1d(1, track_running_stats=True))
         ),
         "batch norm": lambda: len(run(Mean(BatchNorm(3)))),
         "loader": lambda: run(data=DataLoader(TensorDataset(X), 4), batch_size=None),

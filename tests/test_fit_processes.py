@@ -23,7 +23,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     script = str(Path(__file__).with_name("ddp_checkpoint.py"))
     subprocess.run(
         [sys.executable, "-W", "ignore", script, str(out)],
-        env=env, check=True, timeout=120, capture_output=True,
+        env=env, check=True, timeout=240, capture_output=True,
     )  # fmt: skip
     return [json.loads(Path(f"{out}.{rank}").read_text()) for rank in (0, 1)]
 

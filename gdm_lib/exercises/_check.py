@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gdm_lib._console import legible
+
 __all__ = ["Verdict", "Wrong", "check", "describe"]
 
 
@@ -43,7 +45,7 @@ class Verdict:
 
     def __repr__(self) -> str:
         mark, _ = _LOOK[self.passed]
-        return f"{mark} {self.message}"
+        return legible(f"{mark} {self.message}")
 
     def _repr_html_(self) -> str:
         mark, colour = _LOOK[self.passed]

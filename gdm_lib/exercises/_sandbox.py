@@ -45,7 +45,7 @@ class TimeUp(BaseException):
 # run is bound to private names here, and the rest is syntax.
 
 _MISSING = object()
-_callable, _delattr, _list, _len = callable, delattr, list, len
+_id, _len, _list, _map = id, len, list, map
 _set_class = type.__setattr__
 _delete_class = type.__delattr__
 _settrace, _gettrace = sys.settrace, sys.gettrace
@@ -63,6 +63,8 @@ class _Names:
             for name, value in self.now.items()
             if everything or callable(value) or self.is_class
         }
+        self.keys = list(self.then)
+        self.ids = [id(value) for value in self.then.values()]
         self.code = [
             (value, value.__code__, value.__defaults__, value.__kwdefaults__)
             for value in self.then.values()
@@ -83,11 +85,12 @@ class _Names:
     def restore(self) -> list[tuple[str, object]]:
         """Put everything back, and return what stood there instead."""
         changed: list[tuple[str, object]] = []
-        for name in self.then:
-            found = self.now.get(name, _MISSING)
-            if found is not self.then[name]:
-                changed += [(name, found)]
-                self.put(name, self.then[name])
+        if _list(_map(_id, _map(self.now.get, self.keys))) != self.ids:  # fast where nothing is
+            for name in self.keys:
+                found = self.now.get(name, _MISSING)
+                if found is not self.then[name]:
+                    changed += [(name, found)]
+                    self.put(name, self.then[name])
         if self.is_class and _len(self.now) > _len(self.then):
             # What was added shadows the methods of a base class.
             for name in _list(self.now):
@@ -123,14 +126,14 @@ _KNOWN = [
     )
 ]
 _OURS: dict[str, _Names] = {}
+_PACKAGE = __name__.rpartition(".")[0]
 
 
 def _know_ours() -> None:
     """Take note of the names of the framework and of all checkers that are imported by now."""
-    package = __name__.rpartition(".")[0]
-    for name, module in list(sys.modules.items()):
-        if name.startswith(package) and name not in _OURS and module is not None:
-            _OURS[name] = _Names(module, everything=True)
+    for name in [*sys.modules]:
+        if name.startswith(_PACKAGE) and name not in _OURS:
+            _OURS[name] = _Names(sys.modules[name], everything=True)
 
 
 # How to set and how to get what code can change about the process.

@@ -7,7 +7,9 @@ from tests.exercises.answers import answered
 from tests.exercises.mutants import Draw, build, same
 
 CASES = [
-    pytest.param(made, source, scope, id=f"{name[21:]}-{i}" if i else name[21:])
+    pytest.param(
+        made, source, scope, id=name.removeprefix("gdm_lib.exercises.") + f"-{i}" * (i > 0)
+    )
     for name, made in answered().items()
     for i, (source, scope) in enumerate(made.sources)
 ]

@@ -249,10 +249,10 @@ def number_by_chapter(app: Sphinx, env: BuildEnvironment) -> list[str]:
 def content_policy(page: str, engine: str) -> str:
     """The Content-Security-Policy of a page: what it may load and run, and nothing else.
 
-    Scripts that stand in the page itself are allowed one by one, by their digests. ``blob:`` is for
-    the scripts of widgets and of the engine, which the host runs once it has checked them. ``file:``
-    is for pages opened from a folder, where ``'self'`` names nothing in some browsers; a page of a
-    server can't reach it. Styles stand in attributes all over a notebook's outputs.
+    Scripts that stand in the page itself are allowed one by one, by their digests. ``blob:`` is
+    for the scripts of widgets and of the engine, which the host runs once it has checked them.
+    ``file:`` is for pages opened from a folder, where ``'self'`` names nothing in some browsers; a
+    page of a server can't reach it. Styles stand in attributes all over a notebook's outputs.
 
     Args:
         page: its HTML.
@@ -305,7 +305,7 @@ def finish_page(page: str, engine: str) -> str:
 
 
 def finish_pages(app: Sphinx, error: Exception | None) -> None:
-    """Rewrite the pages of the site, as ``finish_page`` says, and the page that leads to the first."""
+    """Rewrite the pages as ``finish_page`` says; at the root, one that leads to the first."""
     if error is not None or app.builder.format != "html":
         return
     site = Path(app.outdir)

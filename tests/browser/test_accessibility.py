@@ -8,6 +8,7 @@ from chapters._tools.book_site import MODULES
 from gdm_lib.exercises import Verdict
 from tests.browser.conftest import served
 from tests.browser.test_site_pages import SITE, come_alive, open_page
+from tests.browser.widget_page import wait_until
 
 AXE = MODULES / "axe-core" / "axe.min.js"
 # The theme leaves templates among its assets; the page at the root sends the reader on at once.
@@ -65,7 +66,7 @@ def faults(page, rules=None):
 
 def turn(page, theme):
     page.emulate_media(color_scheme=theme, reduced_motion="reduce")
-    page.wait_for_function("t => document.documentElement.dataset.theme === t", arg=theme)
+    wait_until(page, "t => document.documentElement.dataset.theme === t", theme)
     # A colour that is on its way is neither of the two.
     page.evaluate("Promise.all(document.getAnimations().map(a => a.finished.catch(() => {})))")
 

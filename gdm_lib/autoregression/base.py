@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from gdm_lib.likelihoods import check_levels
-from gdm_lib.nn import evaluating
+from gdm_lib.nn import context_of, evaluates, trains
 from gdm_lib.protocols import Likelihood
 
 __all__ = ["Autoregressive", "Place", "Rule"]
@@ -77,6 +77,7 @@ class Autoregressive(nn.Module):
         raise NotImplementedError
 
     @torch.no_grad()
+    @evaluates
     def generate_naive(self, rule: Rule, n: int, y: Tensor | None = None) -> Tensor:
         """What ``generate`` computes, by a whole pass for each place."""
         x = self.blank(n)
@@ -85,10 +86,12 @@ class Autoregressive(nn.Module):
             x[at] = rule(self(x, y)[at], place)
         return x
 
+    @evaluates
     def log_prob(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """log p(x) in nats, exact: levels ``(B, *data_shape)`` -> ``(B,)``."""
         return self.likelihood.log_prob(self(x, y), x)
 
+    @trains
     def loss(self, x: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
         """Negative log-likelihood: ``loss`` in nats per item, beside it bits per dimension."""
         nats = -self.log_prob(x, y).mean()
@@ -96,6 +99,7 @@ class Autoregressive(nn.Module):
         return {"loss": nats, "bits_per_dim": bits}
 
     @torch.no_grad()
+    @evaluates
     def sample(
         self, n: int, y: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> Tensor:
@@ -104,10 +108,10 @@ class Autoregressive(nn.Module):
         def draw(params: Tensor, _: Place) -> Tensor:
             return self.likelihood.sample(params, generator=generator)
 
-        with evaluating(self):
-            return self.generate(draw, n, y)
+        return self.generate(draw, n, y)
 
     @torch.no_grad()
+    @evaluates
     def complete(
         self,
         x: Tensor,
@@ -135,8 +139,7 @@ class Autoregressive(nn.Module):
             at: Any = (..., *place)
             return torch.where(known[at], x[at], drawn)
 
-        with evaluating(self):
-            return self.generate(draw, len(x), y)
+        return self.generate(draw, len(x), y)
 
     def blank(self, n: int) -> Tensor:
         """``n`` items of zeros."""
@@ -168,23 +171,5 @@ class Autoregressive(nn.Module):
             ValueError: ``y`` came to a model without context or is missing for one that has it, or
                 is not one for each item, or does not give ``context_dim`` features.
         """
-        if not self.context_dim:
-            if y is not None:
-                raise ValueError(
-                    f"y must be None, got {tuple(y.shape)}; this model has no context, make it "
-                    "with context_dim"
-                )
-            return None
-        if y is None or len(y) != n:
-            got = "None" if y is None else f"{len(y)}"
-            raise ValueError(
-                f"y must have one row for each of {n} items, got {got}; this model was made with "
-                f"context_dim={self.context_dim}"
-            )
-        context = y if self.embed is None else self.embed(y)
-        if context.ndim < 2 or context.shape[1] != self.context_dim:
-            raise ValueError(
-                f"y must give a context of {self.context_dim} features, (B, {self.context_dim}), "
-                f"got {tuple(context.shape)}"
-            )
-        return context
+        context = context_of(y, n, self.context_dim, self.embed, maps=True)
+        return context if context is None else context.to(next(self.parameters()).dtype)

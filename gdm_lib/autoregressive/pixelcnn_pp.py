@@ -41,7 +41,7 @@ from gdm_lib.autoregression import (
     Rule,
 )
 from gdm_lib.likelihoods import DiscretizedLogisticMixture
-from gdm_lib.nn import evaluating
+from gdm_lib.nn import evaluates, evaluating, exact
 from gdm_lib.protocols import Likelihood
 
 __all__ = [
@@ -77,6 +77,18 @@ def _length(conv: nn.Module) -> Tensor:
     return cast(Tensor, cast(Any, conv).parametrizations.weight.original0)
 
 
+def _for_pickle(conv: nn.Module, kind: type[nn.Module], sizes: tuple[Any, ...]) -> Any:
+    """``weight_norm`` gives a layer a class and a hook that ``pickle`` can't find by their names:
+    both are made again."""
+    state = {k: v for k, v in conv.__dict__.items() if k != "_load_state_dict_pre_hooks"}
+    return _made_again, (kind, sizes), state
+
+
+def _made_again(kind: type[nn.Module], sizes: tuple[Any, ...]) -> nn.Module:
+    with torch.device("meta"):  # its weights come with its state
+        return kind(*sizes)
+
+
 class ShiftedConv2d(nn.Conv2d):
     """A convolution whose kernel ends at ``end``, counted from the pixel itself, down and right.
 
@@ -106,8 +118,12 @@ class ShiftedConv2d(nn.Conv2d):
     ) -> None:
         super().__init__(inputs, outputs, kernel, stride)
         self.end, self.gain = end, gain
+        self.sizes = (inputs, outputs, kernel)
         self.before = (kernel[0] - 1 - end[0], kernel[1] - 1 - end[1])
         _normalise(self, 0, gain)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return _for_pickle(self, ShiftedConv2d, self.sizes)
 
     def forward(self, input: Tensor) -> Tensor:
         """``(B, in, H, W)`` -> ``(B, out, H / stride, W / stride)``, sizes rounded up."""
@@ -141,7 +157,11 @@ class ShiftedConvTranspose2d(nn.ConvTranspose2d):
     ) -> None:
         super().__init__(inputs, outputs, kernel, stride)
         self.end, self.gain = end, 1.0
+        self.sizes = (inputs, outputs, kernel, end, stride)
         _normalise(self, 1, self.gain)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return _for_pickle(self, ShiftedConvTranspose2d, self.sizes)
 
     def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """``(B, in, h, w)`` -> ``(B, out, *output_size)``, by default ``(h stride, w stride)``."""
@@ -171,7 +191,8 @@ class _Dropout(nn.Dropout):
     def forward(self, input: Tensor) -> Tensor:
         if not self.training or not 0 < self.p < 1:
             return super().forward(input)
-        return input * ((torch.rand_like(input) >= self.p) / (1 - self.p))
+        kept = torch.rand_like(input, dtype=exact(input).dtype) >= self.p
+        return input * (kept / (1 - self.p)).to(input.dtype)
 
 
 class GatedResNet(nn.Module):
@@ -442,6 +463,7 @@ class PixelCNNpp(Autoregressive):
         return product(range(shape[1]), range(shape[2]))
 
     @torch.no_grad()
+    @evaluates
     def generate(self, rule: Rule, n: int, y: Tensor | None = None) -> Tensor:
         """See ``Autoregressive``. The stream ``u``, which knows only the rows above, is computed
         for a whole row as it begins, ``ul`` pixel by pixel; neither has dropout here."""

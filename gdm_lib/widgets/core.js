@@ -123,6 +123,7 @@ class Frame {
     this.controls = Object.create(null); // by key: shows a value
     this.holds = Object.create(null); // by key: takes a value that may be out of range
     this.changed = () => {}; // the widget's own: a control has moved
+    this.unheard = () => this.giveUp(); // the widget's own: the kernel does not answer
     this.waiting = new Map();
 
     this.stage = h("div", { class: "gdm-stage" });
@@ -230,10 +231,13 @@ class Frame {
   wait() {
     clearTimeout(this.impatient);
     if (this.model.get("in_page") || !this.waiting.size) return;
-    this.impatient = setTimeout(() => {
-      for (const { reject } of this.waiting.values()) reject(new Silence());
-      this.waiting.clear();
-    }, this.spec.patience || PATIENCE_MS);
+    this.impatient = setTimeout(() => this.unheard(), this.spec.patience || PATIENCE_MS);
+  }
+
+  /** Waits no longer for what was asked. */
+  giveUp() {
+    for (const { reject } of this.waiting.values()) reject(new Silence());
+    this.waiting.clear();
   }
 
   receive(content, buffers) {

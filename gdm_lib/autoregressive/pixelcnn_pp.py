@@ -21,6 +21,7 @@ width, ``B`` the batch.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from itertools import product
@@ -72,12 +73,35 @@ def _normalise(conv: nn.Conv2d | nn.ConvTranspose2d, dim: int, gain: float) -> N
     nn.init.constant_(_length(conv), gain)
 
 
+def _unpickled(kind: type[nn.Module], state: dict[str, Any], dim: int) -> nn.Module:
+    """A convolution whose weight was normalised, as ``_Normalised`` takes it apart."""
+    conv = kind.__new__(kind)
+    conv.__dict__.update(state, _parameters=dict(state["_parameters"]))
+    conv._modules = dict(state["_modules"])
+    normalised = conv._modules.pop("parametrizations")
+    conv.register_parameter("weight", nn.Parameter(cast(Any, normalised).weight.original1.detach()))
+    weight_norm(conv, dim=dim)
+    conv._modules["parametrizations"] = normalised
+    return conv
+
+
+class _Normalised(nn.Module):
+    """Pickles, which torch refuses of a module whose weight is parametrised: its class is made
+    anew for each, and can't be found by name."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        kind = next(c for c in type(self).__mro__ if c.__module__ == __name__)
+        # A hook that weight_norm adds, and adds again.
+        state = {**self.__dict__, "_load_state_dict_pre_hooks": OrderedDict()}
+        return _unpickled, (kind, state, 1 if issubclass(kind, nn.ConvTranspose2d) else 0)
+
+
 def _length(conv: nn.Module) -> Tensor:
     """``g`` in w = g v / ||v||, of a shape that broadcasts to that of ``w``."""
     return cast(Tensor, cast(Any, conv).parametrizations.weight.original0)
 
 
-class ShiftedConv2d(nn.Conv2d):
+class ShiftedConv2d(_Normalised, nn.Conv2d):
     """A convolution whose kernel ends at ``end``, counted from the pixel itself, down and right.
 
     What it may see is a matter of where the kernel lies, so no mask is needed. Its weights are
@@ -125,7 +149,7 @@ class ShiftedConv2d(nn.Conv2d):
         return PixelConv(self, n, width)
 
 
-class ShiftedConvTranspose2d(nn.ConvTranspose2d):
+class ShiftedConvTranspose2d(_Normalised, nn.ConvTranspose2d):
     """The transposed convolution that brings ``ShiftedConv2d`` back to the finer resolution.
 
     Args:
@@ -408,7 +432,7 @@ class PixelCNNpp(Autoregressive):
         return context
 
     @torch.no_grad()
-    def initialise(self, x: Tensor, y: Tensor | None = None) -> None:
+    def initialise(self, x: Tensor, y: Tensor | None = None, *, again: bool = False) -> None:
         """Data-dependent initialisation (1602.07868, section 3): scale and shift each convolution
         so that over this batch its outputs have mean 0 and standard deviation ``gain``.
 
@@ -418,7 +442,21 @@ class PixelCNNpp(Autoregressive):
         Args:
             x: levels ``(B, C, H, W)``, some hundred items of the data.
             y: as in ``log_prob``.
+            again: whether a model that is initialised or trained may be initialised anew, which
+                undoes what it has learned.
+
+        Raises:
+            ValueError: ``x`` or ``y`` does not fit, there is no item, or the model isn't fresh.
         """
+        self.check(x)
+        self.context(y, len(x))
+        if not len(x):
+            raise ValueError("x must have at least one item, got none: it sets the scales")
+        if not again and any(bool(cast(Tensor, conv.bias).any()) for conv in self._convolutions()):
+            raise ValueError(
+                "again must be True to initialise a model that was initialised or trained, got "
+                "False; initialise a new model, or give again=True to lose what this one learned"
+            )
 
         def normalise(conv: nn.Module, _: object, out: Tensor) -> Tensor:
             std, mean = torch.std_mean(out, (0, 2, 3), correction=0)
@@ -428,14 +466,16 @@ class PixelCNNpp(Autoregressive):
             bias.copy_((bias - mean) * factor)
             return (out - mean[:, None, None]) * factor[:, None, None]
 
-        convs = [m for m in self.modules() if isinstance(m, ShiftedConv2d | ShiftedConvTranspose2d)]
-        hooks = [conv.register_forward_hook(normalise) for conv in convs]
+        hooks = [conv.register_forward_hook(normalise) for conv in self._convolutions()]
         try:
             with evaluating(self):
                 self(x, y)
         finally:
             for hook in hooks:
                 hook.remove()
+
+    def _convolutions(self) -> list[Shifted]:
+        return [module for module in self.modules() if isinstance(module, Shifted)]
 
     def places(self, shape: Sequence[int]) -> Iterator[Place]:
         """Row by row, pixel by pixel: ``(i, j)``."""
@@ -445,9 +485,8 @@ class PixelCNNpp(Autoregressive):
     def generate(self, rule: Rule, n: int, y: Tensor | None = None) -> Tensor:
         """See ``Autoregressive``. The stream ``u``, which knows only the rows above, is computed
         for a whole row as it begins, ``ul`` pixel by pixel; neither has dropout here."""
-        context = self.context(y, n)
+        x, context = self.blank(n), self.context(y, n)
         _, height, width = self.data_shape
-        x = self.blank(n)
         first_u, first_above = (c.by_row(n, width) for c in (self.first_u, self.first_above))
         first_left, head = (c.by_pixel(n, width) for c in (self.first_left, self.head))
         rows = _steps(self.u, n, width, context, lambda c, *at: c.by_row(*at))

@@ -110,11 +110,15 @@ def a_tensor(value: Any, expression: str) -> tuple[str, Any, str]:
     if isinstance(value, Tensor):
         return "", value, expression
     fault = f"must be a tensor, got {_kind(value)}"
-    listed = isinstance(value, tuple | list) and len(value) > 0
+    parts = list(value) if isinstance(value, tuple | list) else []
     try:
-        if listed and all(isinstance(part, Tensor) for part in value):
-            return fault, torch.stack(list(value)), f"torch.stack({expression})"
-        return fault, torch.as_tensor(value), f"torch.as_tensor({expression})"
+        if parts and all(isinstance(part, Tensor) for part in parts):
+            return fault, torch.stack(parts), f"torch.stack({expression})"
+        if parts and all(hasattr(part, "__array__") for part in parts):
+            whole = torch.stack([torch.tensor(part) for part in parts])
+            return fault, whole, f"torch.stack([torch.as_tensor(part) for part in {expression}])"
+        # A copy, since torch warns of what shares an array that is read-only.
+        return fault, torch.tensor(value), f"torch.as_tensor({expression})"
     except (TypeError, ValueError, RuntimeError, OverflowError):
         return fault, None, ""
 

@@ -106,6 +106,7 @@ def mu_law_encode(x: Tensor, levels: int = 256, *, mu: float = 255.0) -> Tensor:
             f"x must hold amplitudes in [-1, 1], got {float(x.min()):.4g} to {float(x.max()):.4g}; "
             f"divide it by the largest magnitude, {_amplitudes(x, 'x')}"
         )
+    x = x.to(torch.promote_types(x.dtype, torch.float32))  # 16 bits can't tell 65,536 levels
     compressed = x.sign() * torch.log1p(mu * x.abs()) / math.log1p(mu)
     return ((compressed + 1) / 2 * (levels - 1)).round().long()
 

@@ -155,6 +155,8 @@ def batch_of(shape: Sequence[int], written: str = "") -> Step:
             channels = (".movedim(-1, 1)", lambda: value.movedim(-1, 1))
             single = (".movedim(-1, 0)[None]", lambda: value.movedim(-1, 0)[None])
             tries = [channels, *tries, single]
+        if not value.ndim:
+            tries = []
         if value.ndim == 2 and min(wanted) > 0:
             tries.append((f".unflatten(1, ({sizes}))", lambda: value.unflatten(1, wanted)))
         for mended, mend in tries:

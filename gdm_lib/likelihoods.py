@@ -391,7 +391,7 @@ class DiscretizedLogisticMixture(nn.Module):
         for c in range(self.channels):
             mean = _depend(means[:, c], coefficients, seen[:c])
             masses = masses + self._log_mass(x[:, c].unsqueeze(1), mean, log_scales[:, c])
-        return masses.logsumexp(1).reshape(len(x), -1).sum(1)
+        return masses.logsumexp(1).reshape(len(x), math.prod(x.shape[2:])).sum(1)
 
     def sample(self, params: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """Draw int64 levels: ``(B, P, ...)`` -> ``(B, C, ...)``. A colour depends on the rounded

@@ -39,6 +39,11 @@ It builds on [notation](../appendix/notation.md).
 The next cell draws the picture of the idea.
 
 ```{code-cell} ipython3
+---
+jupyter:
+  source_hidden: true
+tags: [hide-input]
+---
 import torch
 from gdm_lib import viz
 from gdm_lib.vae import vae

@@ -5,11 +5,259 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
+from numbers import Integral
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["ClassEmbedding", "evaluating", "gate", "mlp"]
+__all__ = [
+    "ClassEmbedding",
+    "check_batch",
+    "check_count",
+    "check_image",
+    "check_labels",
+    "check_sizes",
+    "context_of",
+    "evaluating",
+    "gate",
+    "in_dtype_of",
+    "mlp",
+    "normal",
+    "uniform",
+]
+
+
+# What enters a model: counts, sizes, batches, conditions
+
+
+def check_count(name: str, value: int, least: int = 0) -> None:
+    """Refuse what isn't a whole number of at least ``least``.
+
+    Raises:
+        TypeError: no int: a float, a bool, a tuple.
+        ValueError: an int below ``least``.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(
+            f"{name} must be an int of at least {least}, got {value!r} of type "
+            f"{type(value).__name__}; give one number, such as {max(least, 1)}"
+        )
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def check_sizes(name: str, sizes: Sequence[int]) -> tuple[int, ...]:
+    """The sizes of a shape or the widths of layers, as a tuple.
+
+    Raises:
+        TypeError: no sequence of ints.
+        ValueError: one below 1.
+    """
+    if isinstance(sizes, Integral):
+        raise TypeError(f"{name} must be a sequence of ints, got {sizes}; one alone is ({sizes},)")
+    try:
+        sizes = tuple(sizes)
+    except TypeError:
+        raise TypeError(
+            f"{name} must be a sequence of ints, such as (64, 64), got {sizes!r}"
+        ) from None
+    for i, size in enumerate(sizes):
+        check_count(f"{name}[{i}]", size, 1)
+    return sizes
+
+
+def check_image(name: str, shape: Sequence[int], multiple: int, why: str) -> tuple[int, int, int]:
+    """The shape of an image, as a tuple.
+
+    Raises:
+        TypeError: no sequence of ints.
+        ValueError: no ``(C, H, W)``, or a height or width that is no multiple of ``multiple``,
+            which it must be because of ``why``.
+    """
+    sizes = check_sizes(name, shape)
+    if len(sizes) != 3:
+        raise ValueError(f"{name} must be (C, H, W), got {sizes}; a grey image has C = 1")
+    c, h, w = sizes
+    if h % multiple or w % multiple:
+        last = h % multiple == 0 and c % multiple == 0
+        cure = f"channels come first: {(w, c, h)}" if last else "pad the images"
+        raise ValueError(
+            f"{name} must be (C, H, W) with height and width that are multiples of {multiple} for "
+            f"{why}, got {sizes}; {cure}"
+        )
+    return c, h, w
+
+
+def check_batch(name: str, x: Tensor, shape: Sequence[int], *, floating: bool = True) -> None:
+    """Refuse what isn't a batch of items.
+
+    Args:
+        name: what the caller calls the batch, ``"x"`` or ``"z"``.
+        x: the batch.
+        shape: one item's; -1 where any size will do.
+        floating: whether its entries must be floating point.
+
+    Raises:
+        TypeError: no tensor.
+        ValueError: another shape or dtype; names what was expected, what came and what to do.
+    """
+    if not isinstance(x, Tensor):
+        raise TypeError(
+            f"{name} must be a tensor, got {type(x).__name__}; take torch.as_tensor({name})"
+        )
+    shape, got = tuple(shape), tuple(x.shape)
+    if not _fits(got[1:], shape) or not got:
+        wanted = ", ".join(["B", *("any" if size == -1 else str(size) for size in shape)])
+        wanted += "," if not shape else ""
+        cure = f"take {name}.reshape of that shape if it holds such items in another form"
+        if _fits(got, shape):
+            cure = f"a single item needs {name}[None]"
+        elif len(shape) == 3 and _fits((*got[:1], *got[-1:], *got[1:-1])[1:], shape):
+            cure = f"its channels are last; take {name}.movedim(-1, 1)"
+        raise ValueError(f"{name} must be a batch of shape ({wanted}), got {got}; {cure}")
+    if floating and not x.is_floating_point():
+        raise ValueError(
+            f"{name} must be floating point, got {x.dtype}; for levels 0 to L - 1 take "
+            f"{name} / (L - 1), which for bytes is {name} / 255, and for numbers that are to stay "
+            f"as they are {name}.float()"
+        )
+
+
+def _fits(got: Sequence[int], shape: Sequence[int]) -> bool:
+    return len(got) == len(shape) and all(
+        want in (-1, size) for want, size in zip(shape, got, strict=True)
+    )
+
+
+def in_dtype_of(module: nn.Module, x: Tensor, least: torch.dtype | None = None) -> Tensor:
+    """``x`` in the dtype of the module's weights, or in ``least`` if that has more bits; as it is
+    if the module has no weights.
+
+    So float64 from NumPy, and what was stored in 16 bits, can be given to every model.
+    """
+    weight = next((p for p in module.parameters() if p.is_floating_point()), None)
+    if weight is None:
+        return x
+    return x.to(weight.dtype if least is None else torch.promote_types(weight.dtype, least))
+
+
+def check_labels(name: str, y: Tensor, classes: int) -> Tensor:
+    """Labels ``(B,)`` of an integer dtype, as int64.
+
+    Raises:
+        TypeError: no tensor.
+        ValueError: no vector, another dtype, or a label that isn't below ``classes``.
+    """
+    _check_tensor(name, y)
+    if y.ndim != 1 or y.is_floating_point() or y.dtype == torch.bool or y.is_complex():
+        cure = f"take {name}.long()" if y.ndim == 1 else "give one label for each item"
+        if y.ndim == 0:
+            cure = f"for n items of one class take {name}.expand(n)"
+        raise ValueError(
+            f"{name} must be int64 labels of shape (B,), got {y.dtype} of shape "
+            f"{tuple(y.shape)}; {cure}"
+        )
+    y = y.long()
+    if y.numel() and not 0 <= int(y.min()) <= int(y.max()) < classes:
+        raise ValueError(
+            f"{name} must hold labels 0 to {classes - 1}, got {int(y.min())} to {int(y.max())}; "
+            f"make the model with as many classes as the data have"
+        )
+    return y
+
+
+def context_of(
+    y: Tensor | None,
+    n: int,
+    context_dim: int,
+    embed: nn.Module | None,
+    *,
+    maps: bool = False,
+) -> Tensor | None:
+    """What the networks of a model get of the ``y`` that a caller has: here each ``y`` is checked.
+
+    Args:
+        y: labels ``(n,)`` or whatever else ``embed`` takes, or the context itself; one for each
+            item. For ``k`` items of each of ``m`` conditions that is ``n = k m`` and
+            ``y.repeat_interleave(k, 0)``.
+        n: how many items it conditions.
+        context_dim: features that the networks need; 0 for a model without condition.
+        embed: makes the context of ``y``, or None.
+        maps: whether the context may have further dimensions, a vector for each place.
+
+    Returns:
+        ``(n, context_dim)``, with ``maps`` perhaps more dimensions, or None without condition.
+
+    Raises:
+        TypeError: ``y`` is no tensor.
+        ValueError: names ``y``, what was expected, what came and what to do.
+    """
+    if not context_dim:
+        if y is None:
+            return None
+        got = f"{tuple(y.shape)}" if isinstance(y, Tensor) else repr(y)
+        raise ValueError(
+            f"y must be None, got {got}: this model is not conditional; leave y out, or make "
+            "one with context_dim if it takes it"
+        )
+    if y is None:
+        raise ValueError(
+            f"y must have one row for each of {n} items, got None; this model was made with "
+            f"context_dim={context_dim}"
+        )
+    _check_tensor("y", y)
+    if y.ndim == 0:
+        raise ValueError(
+            f"y must have one row for each of {n} items, got a tensor without dimensions; for one "
+            f"condition for all take y.expand({n})"
+        )
+    if len(y) != n:
+        raise ValueError(
+            f"y must have one row for each of {n} items, got {len(y)}; for k items of each "
+            "condition take k * len(y) items and y.repeat_interleave(k, 0)"
+        )
+    if embed is None and not y.is_floating_point():
+        raise ValueError(
+            f"y must be a context of floating point, ({n}, {context_dim}), got {y.dtype} of shape "
+            f"{tuple(y.shape)}; for labels make the model with embed=OneHot({context_dim}), for "
+            "other numbers take y.float()"
+        )
+    context = y if embed is None else embed(y)
+    fits = context.ndim >= 2 if maps else context.ndim == 2
+    if not fits or tuple(context.shape[:2]) != (n, context_dim):
+        cure = "give such a context" if embed is None else "make embed put out as many features"
+        raise ValueError(
+            f"y must give a context of {context_dim} features, (B, {context_dim}), got "
+            f"{tuple(context.shape)}; {cure}"
+        )
+    return cast(Tensor, context)
+
+
+def _check_tensor(name: str, y: Any) -> None:
+    if isinstance(y, Tensor):
+        return
+    cure = f"torch.full((n,), {y!r}) for n items" if isinstance(y, int) else "torch.as_tensor(y)"
+    raise TypeError(f"{name} must be a tensor, got {type(y).__name__}; take {cure}")
+
+
+# Noise
+
+
+def normal(shape: Sequence[int], like: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Standard normal numbers, of the dtype and on the device of ``like``."""
+    # A compiler that has seen two batch sizes can't follow the argument, even if it is None.
+    options: dict[str, Any] = {} if generator is None else {"generator": generator}
+    return torch.randn(tuple(shape), dtype=like.dtype, device=like.device, **options)
+
+
+def uniform(shape: Sequence[int], like: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Uniform numbers in [0, 1), of the dtype and on the device of ``like``."""
+    options: dict[str, Any] = {} if generator is None else {"generator": generator}
+    return torch.rand(tuple(shape), dtype=like.dtype, device=like.device, **options)
+
+
+# Networks
 
 
 def mlp(sizes: Sequence[int], activation: Callable[[], nn.Module] = nn.Tanh) -> nn.Sequential:
@@ -23,9 +271,10 @@ def mlp(sizes: Sequence[int], activation: Callable[[], nn.Module] = nn.Tanh) -> 
     Raises:
         ValueError: fewer than two sizes, or a size below 1.
     """
-    if len(sizes) < 2 or min(sizes) < 1:
+    sizes = check_sizes("sizes", sizes)
+    if len(sizes) < 2:
         raise ValueError(
-            f"sizes must name at least two positive widths, (in, ..., out), got {tuple(sizes)}"
+            f"sizes must name at least two positive widths, (in, ..., out), got {sizes}"
         )
     layers: list[nn.Module] = []
     for i, (width_in, width_out) in enumerate(pairwise(sizes)):
@@ -53,21 +302,12 @@ class ClassEmbedding(nn.Embedding):
         super().__init__(classes, features)
 
     def forward(self, y: Tensor) -> Tensor:
-        """int64 labels ``(B,)`` -> ``(B, features)``.
+        """Integer labels ``(B,)`` -> ``(B, features)``.
 
         Raises:
-            ValueError: not a vector, another dtype than int64, or a label out of range.
+            ValueError: no vector, no integers, or a label out of range.
         """
-        if y.ndim != 1 or y.dtype != torch.int64:
-            raise ValueError(
-                f"y must be int64 labels of shape (B,), got {y.dtype} of shape {tuple(y.shape)}"
-            )
-        if y.numel() and not 0 <= int(y.min()) <= int(y.max()) < self.num_embeddings:
-            raise ValueError(
-                f"y must hold labels 0 to {self.num_embeddings - 1}, got {int(y.min())} to "
-                f"{int(y.max())}"
-            )
-        return super().forward(y)
+        return super().forward(check_labels("y", y, self.num_embeddings))
 
 
 @contextmanager

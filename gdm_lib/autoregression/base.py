@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from gdm_lib._inputs import a_tensor, batch_of, check, check_count, check_known, levels_of
-from gdm_lib.nn import evaluating
+from gdm_lib.nn import context_of, evaluating, in_dtype_of
 from gdm_lib.protocols import Likelihood
 
 __all__ = ["Autoregressive", "Place", "Rule"]
@@ -178,23 +178,5 @@ class Autoregressive(nn.Module):
             ValueError: ``y`` came to a model without context or is missing for one that has it, or
                 is not one for each item, or does not give ``context_dim`` features.
         """
-        if not self.context_dim:
-            if y is not None:
-                raise ValueError(
-                    f"y must be None, got {tuple(y.shape)}; this model has no context, make it "
-                    "with context_dim"
-                )
-            return None
-        if y is None or len(y) != n:
-            got = "None" if y is None else f"{len(y)}"
-            raise ValueError(
-                f"y must have one row for each of {n} items, got {got}; this model was made with "
-                f"context_dim={self.context_dim}"
-            )
-        context = y if self.embed is None else self.embed(y)
-        if context.ndim < 2 or context.shape[1] != self.context_dim:
-            raise ValueError(
-                f"y must give a context of {self.context_dim} features, (B, {self.context_dim}), "
-                f"got {tuple(context.shape)}"
-            )
-        return context
+        context = context_of(y, n, self.context_dim, self.embed, maps=True)
+        return context if context is None else in_dtype_of(self, context)

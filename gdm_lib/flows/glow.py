@@ -38,6 +38,7 @@ from gdm_lib.bijections import (
     check_inputs,
     join,
 )
+from gdm_lib.nn import check_count, check_image
 
 __all__ = [
     "ActNorm",
@@ -47,8 +48,8 @@ __all__ = [
     "InvertibleConv",
     "InvertibleConvLU",
     "SplitPrior",
-    "exponential",
-    "sigmoid",
+    "log_exponential",
+    "log_sigmoid",
 ]
 
 ARXIV = "1807.03039"
@@ -210,13 +211,13 @@ def _unit_inverse(triangular: Tensor) -> Tensor:
 # Section 3.3: affine coupling
 
 
-def exponential(raw: Tensor) -> Tensor:
-    """``s = exp(raw)``, as in table 1; its log."""
+def log_exponential(raw: Tensor) -> Tensor:
+    """``log s`` of ``s = exp(raw)``, as in table 1."""
     return raw
 
 
-def sigmoid(raw: Tensor) -> Tensor:
-    """``s = sigmoid(raw + 2)``, as in the authors' code: bounded, 0.88 at the start; its log."""
+def log_sigmoid(raw: Tensor) -> Tensor:
+    """``log s`` of ``s = sigmoid(raw + 2)``, as in the authors' code: bounded, 0.88 at first."""
     return F.logsigmoid(raw + 2)
 
 
@@ -247,7 +248,7 @@ class Coupling(nn.Module):
     Args:
         features: channels, even.
         net: ``NN``, from ``features / 2 + context_dim`` to ``features`` channels.
-        log_scale: makes ``log s`` of the network's output, ``sigmoid`` or ``exponential``;
+        log_scale: makes ``log s`` of the network's output, ``log_sigmoid`` or ``log_exponential``;
             ``torch.zeros_like`` makes the coupling additive.
         context_dim: features of the context; 0 for none.
     """
@@ -257,7 +258,7 @@ class Coupling(nn.Module):
         features: int,
         net: nn.Module,
         *,
-        log_scale: Callable[[Tensor], Tensor] = sigmoid,
+        log_scale: Callable[[Tensor], Tensor] = log_sigmoid,
         context_dim: int = 0,
     ) -> None:
         super().__init__()
@@ -336,16 +337,13 @@ class Glow(Flow):
         steps: int = 8,
         hidden: int = 64,
         mixing: Callable[[int], nn.Module] = InvertibleConvLU,
-        log_scale: Callable[[Tensor], Tensor] = sigmoid,
+        log_scale: Callable[[Tensor], Tensor] = log_sigmoid,
         context_dim: int = 0,
         embed: nn.Module | None = None,
     ) -> None:
-        c, h, w = shape
-        if h % 2**scales or w % 2**scales:
-            raise ValueError(
-                f"shape must have height and width that are multiples of {2**scales} for "
-                f"{scales} scales, got {(h, w)}; pad the images, or take fewer scales"
-            )
+        for name, count in {"scales": scales, "steps": steps, "hidden": hidden}.items():
+            check_count(name, count, 1)
+        c, h, w = shape = check_image("shape", shape, 2**scales, f"{scales} scales")
         parts, shapes = [], []
         for _ in range(scales):
             c, h, w = 4 * c, h // 2, w // 2
@@ -363,6 +361,7 @@ class Glow(Flow):
             StandardNormal((math.prod(shape),)),
             dequantise=Dequantise(levels),
             embed=embed,
+            data_shape=shape,
         )
 
     @torch.no_grad()
@@ -379,6 +378,7 @@ class Glow(Flow):
         With additive couplings that is sampling from ``p(x) ** (1 / T**2)``, normalised. (The
         paper writes the exponent ``T**2``; a Gaussian of deviation ``T`` has ``1 / T**2``.)
         """
-        context, base_context = self._contexts(y)
+        check_count("n", n)
+        _, base_context = self._contexts(y, n)
         z = cast(Any, self.base).sample(n, base_context, generator=generator)
-        return self.decode(temperature * z, context)
+        return self.decode(temperature * z, y)

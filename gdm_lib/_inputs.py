@@ -1,4 +1,4 @@
-"""What models of levels refuse, said by name: the argument, what was expected, what came, a cure.
+"""What models refuse, said by name: the argument, what was expected, what came, and a cure.
 
 A refusal ends in an expression, ``take (x.movedim(-1, 1) / 255 * 15).round().long()``, that turns
 what came into what was expected. It is made step by step from the value itself (see ``Step``), so
@@ -22,8 +22,13 @@ __all__ = [
     "check",
     "check_count",
     "check_known",
+    "check_some",
+    "grey_levels",
+    "labels_of",
     "levels_of",
     "not_finite",
+    "real",
+    "rows",
 ]
 
 SHOWN = 60
@@ -85,6 +90,18 @@ def check_count(name: str, value: Any, least: int = 0) -> int:
     raise TypeError(f"{name} must be a whole number of at least {least}, got {_kind(value)}{cure}")
 
 
+def check_some(name: str, value: Tensor) -> None:
+    """Refuse a batch without items where a mean over them is asked for.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not len(value):
+        raise ValueError(
+            f"{name} must have at least one item, got none: a loss is a mean over them"
+        )
+
+
 def check_known(name: str, value: Any, shape: Sequence[int]) -> None:
     """Refuse what isn't a mask that broadcasts to ``shape``.
 
@@ -130,8 +147,9 @@ def batch_of(shape: Sequence[int], written: str = "") -> Step:
         shape: of an item; -1 where any size of at least 1 will do.
         written: how a message writes the shape of a batch; ``(B, ...)`` with numbers if left out.
     """
-    wanted, sizes = tuple(shape), ", ".join(map(str, shape))
-    written = written or f"(B, {sizes})"
+    wanted = tuple(shape)
+    sizes = ", ".join("any" if size == -1 else str(size) for size in wanted)
+    written = written or (f"(B, {sizes})" if wanted else "(B,)")
 
     def fits(value: Tensor) -> bool:
         return value.ndim == len(wanted) + 1 and all(
@@ -157,7 +175,7 @@ def batch_of(shape: Sequence[int], written: str = "") -> Step:
             tries = [channels, *tries, single]
         if not value.ndim:
             tries = []
-        if value.ndim == 2 and min(wanted) > 0:
+        if value.ndim == 2 and min(wanted, default=0) > 0:
             tries.append((f".unflatten(1, ({sizes}))", lambda: value.unflatten(1, wanted)))
         for mended, mend in tries:
             try:
@@ -210,6 +228,109 @@ def levels_of(levels: int, encode: Callable[[Tensor, str, int], str] = _grey) ->
         if whole and lowest >= 0 and highest < levels:
             return fault, value.long(), f"{expression}.long()"
         return fault, None, encode(value, expression, levels)
+
+    return step
+
+
+def real(levels: int | None = None) -> Step:
+    """Floating-point numbers, of any precision.
+
+    Args:
+        levels: where they are levels as multiples of ``1 / (levels - 1)``, how many.
+    """
+
+    def step(value: Tensor, expression: str) -> tuple[str, Any, str]:
+        if value.is_floating_point():
+            return "", value, expression
+        fault = f"must be floating point, got {value.dtype}"
+        lowest, highest = (0, 0) if value.is_complex() else _ends(value)
+        if value.is_complex():
+            return fault, None, ""
+        if levels is not None:
+            mended = _as_grey(expression, lowest, highest, levels)
+            return fault, None, mended
+        if value.dtype == torch.uint8 and highest > 1:
+            return fault, value / 255, f"{expression} / 255"
+        return fault, value.float(), f"{expression}.float()"
+
+    return step
+
+
+def _as_grey(expression: str, lowest: float, highest: float, levels: int) -> str:
+    """Levels or bytes as multiples of ``1 / (levels - 1)``: an expression for them, or ""."""
+    if lowest >= 0 and highest < levels:
+        return f"{expression} / {levels - 1}"
+    if lowest < 0 or highest > 255:
+        return ""
+    return _rounded(f"{expression} / 255", levels) if levels != 256 else f"{expression} / 255"
+
+
+def _rounded(unit: str, levels: int) -> str:
+    return f"({unit} * {levels - 1}).round() / {levels - 1}"
+
+
+def grey_levels(value: Tensor, expression: str, levels: int) -> str:
+    """Numbers that aren't multiples of ``1 / (levels - 1)``: an expression for those, or ""."""
+    if not_finite(value):
+        return ""
+    lowest, highest = _ends(value)
+    if highest > 1:
+        whole = bool((value % 1 == 0).all())
+        return _as_grey(expression, lowest, highest, levels) if whole else ""
+    if lowest >= -1:
+        return _rounded(expression if lowest >= 0 else f"({expression} + 1) / 2", levels)
+    return ""
+
+
+def rows(n: int, labels: bool) -> Step:
+    """A condition for each of ``n`` items.
+
+    Args:
+        n: how many.
+        labels: whether one number may stand for all.
+    """
+
+    def step(value: Any, expression: str) -> tuple[str, Any, str]:
+        fault = f"must have one row for each of {n} items, got "
+        if isinstance(value, int) and not isinstance(value, bool):
+            mended = f"torch.full(({n},), {expression})" if labels else ""
+            return f"{fault}{value}", torch.full((n,), value), mended
+        if not isinstance(value, Tensor):
+            fault, value, mended = a_tensor(value, expression)
+            further = step(value, mended) if mended else ("", value, mended)
+            return fault, *further[1:]
+        if value.ndim == 0:
+            mended = f"{expression}.expand({n})" if labels else ""
+            return f"{fault}one without a batch", value.expand(n), mended
+        if len(value) != n:
+            return f"{fault}{len(value)}", None, ""
+        return "", value, expression
+
+    return step
+
+
+def labels_of(classes: int) -> Step:
+    """Labels ``(B,)`` of an integer type, from 0 to ``classes - 1``."""
+
+    def step(value: Tensor, expression: str) -> tuple[str, Any, str]:
+        kind = f"{value.dtype} of shape {tuple(value.shape)}"
+        fault = f"must be int64 labels of shape (B,), got {kind}"
+        if value.is_complex() or value.dtype == torch.bool:
+            return fault, None, ""
+        if value.ndim == 2 and value.shape[1] == 1:
+            whole, mended = value[:, 0], f"{expression}.squeeze(1)"
+        elif value.ndim == 1:
+            whole, mended = value, expression
+        else:
+            return fault, None, ""
+        if value.is_floating_point():
+            if not bool((value % 1 == 0).all()):  # nor is NaN
+                return fault, None, ""
+            whole, mended = whole.long(), f"{mended}.long()"
+        lowest, highest = _ends(whole)
+        if lowest < 0 or (highest >= classes and whole.numel()):
+            return f"must hold labels 0 to {classes - 1}, got {lowest} to {highest}", None, ""
+        return (fault, whole, mended) if mended != expression else ("", value, expression)
 
     return step
 

@@ -18,7 +18,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gdm_lib._inputs import a_tensor, batch_of, check, check_count, check_known, levels_of
+from gdm_lib._inputs import (
+    a_tensor,
+    batch_of,
+    check,
+    check_count,
+    check_known,
+    check_some,
+    levels_of,
+)
 from gdm_lib.nn import context_of, evaluating, in_dtype_of
 from gdm_lib.protocols import Likelihood
 
@@ -96,8 +104,7 @@ class Autoregressive(nn.Module):
             ValueError: ``x`` has no item.
         """
         nats = -self.log_prob(x, y).mean()
-        if not len(x):
-            raise ValueError("x must have at least one item, got none: a loss is a mean over them")
+        check_some("x", x)
         bits = nats.detach() / (x[0].numel() * math.log(2))
         return {"loss": nats, "bits_per_dim": bits}
 

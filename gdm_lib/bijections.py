@@ -447,6 +447,8 @@ class Logit(nn.Module):
         check_inputs("x", x, x.shape[1:], context)
         p = self.alpha + (1 - 2 * self.alpha) * x
         if not bool(((p > 0) & (p < 1)).all()):
+            if where := not_finite(x):
+                raise ValueError(f"x must lie in [0, 1], got {where}")
             raise ValueError(
                 f"x must lie in [0, 1] (without the ends if alpha is 0), got {float(x.min()):.6g} "
                 f"to {float(x.max()):.6g}; scale the data, or take a larger alpha"

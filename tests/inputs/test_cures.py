@@ -130,7 +130,7 @@ def of_one_variable(flow: Any) -> bool:
 
 def drawn(sampled: str, shown: str) -> Tensor:
     """Glyphs of some characters, drawn as if of others."""
-    factors = glyphs.sample_factors(3, characters=sampled, generator=seeded())
+    factors = glyphs.sample_factors(40, characters=sampled, generator=seeded())
     return glyphs.draw(factors, characters=shown)
 
 
@@ -513,7 +513,7 @@ CURES: dict[str, Cure] = {
         ),
         "pass the characters that the factors were drawn with",
         lambda _: drawn("ABCDEF", "ABCDEF"),
-        lambda pictures: len(pictures) == 3,
+        lambda pictures: len(pictures) == 40,
     ),
     "a character that a font lacks": Cure(
         lambda: glyphs.draw(
@@ -523,7 +523,7 @@ CURES: dict[str, Cure] = {
         lambda _: glyphs.draw(
             glyphs.sample_factors(3, characters="A", generator=seeded()), characters="A"
         ),
-        lambda pictures: len(pictures) == 3,
+        lambda pictures: len(pictures) == 40,
     ),
     "a chain that doesn't settle": Cure(
         lambda: AutoregressiveProcess(4, (0.97,), scale=0.16),

@@ -21,7 +21,6 @@ width, ``B`` the batch.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from itertools import product
@@ -73,35 +72,24 @@ def _normalise(conv: nn.Conv2d | nn.ConvTranspose2d, dim: int, gain: float) -> N
     nn.init.constant_(_length(conv), gain)
 
 
-def _unpickled(kind: type[nn.Module], state: dict[str, Any], dim: int) -> nn.Module:
-    """A convolution whose weight was normalised, as ``_Normalised`` takes it apart."""
-    conv = kind.__new__(kind)
-    conv.__dict__.update(state, _parameters=dict(state["_parameters"]))
-    conv._modules = dict(state["_modules"])
-    normalised = conv._modules.pop("parametrizations")
-    conv.register_parameter("weight", nn.Parameter(cast(Any, normalised).weight.original1.detach()))
-    weight_norm(conv, dim=dim)
-    conv._modules["parametrizations"] = normalised
-    return conv
-
-
-class _Normalised(nn.Module):
-    """Pickles, which torch refuses of a module whose weight is parametrised: its class is made
-    anew for each, and can't be found by name."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        kind = next(c for c in type(self).__mro__ if c.__module__ == __name__)
-        # A hook that weight_norm adds, and adds again.
-        state = {**self.__dict__, "_load_state_dict_pre_hooks": OrderedDict()}
-        return _unpickled, (kind, state, 1 if issubclass(kind, nn.ConvTranspose2d) else 0)
-
-
 def _length(conv: nn.Module) -> Tensor:
     """``g`` in w = g v / ||v||, of a shape that broadcasts to that of ``w``."""
     return cast(Tensor, cast(Any, conv).parametrizations.weight.original0)
 
 
-class ShiftedConv2d(_Normalised, nn.Conv2d):
+def _for_pickle(conv: nn.Module, kind: type[nn.Module], sizes: tuple[Any, ...]) -> Any:
+    """``weight_norm`` gives a layer a class and a hook that ``pickle`` can't find by their names:
+    both are made again."""
+    state = {k: v for k, v in conv.__dict__.items() if k != "_load_state_dict_pre_hooks"}
+    return _made_again, (kind, sizes), state
+
+
+def _made_again(kind: type[nn.Module], sizes: tuple[Any, ...]) -> nn.Module:
+    with torch.device("meta"):  # its weights come with its state
+        return kind(*sizes)
+
+
+class ShiftedConv2d(nn.Conv2d):
     """A convolution whose kernel ends at ``end``, counted from the pixel itself, down and right.
 
     What it may see is a matter of where the kernel lies, so no mask is needed. Its weights are
@@ -130,8 +118,12 @@ class ShiftedConv2d(_Normalised, nn.Conv2d):
     ) -> None:
         super().__init__(inputs, outputs, kernel, stride)
         self.end, self.gain = end, gain
+        self.sizes = (inputs, outputs, kernel)
         self.before = (kernel[0] - 1 - end[0], kernel[1] - 1 - end[1])
         _normalise(self, 0, gain)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return _for_pickle(self, ShiftedConv2d, self.sizes)
 
     def forward(self, input: Tensor) -> Tensor:
         """``(B, in, H, W)`` -> ``(B, out, H / stride, W / stride)``, sizes rounded up."""
@@ -149,7 +141,7 @@ class ShiftedConv2d(_Normalised, nn.Conv2d):
         return PixelConv(self, n, width)
 
 
-class ShiftedConvTranspose2d(_Normalised, nn.ConvTranspose2d):
+class ShiftedConvTranspose2d(nn.ConvTranspose2d):
     """The transposed convolution that brings ``ShiftedConv2d`` back to the finer resolution.
 
     Args:
@@ -165,7 +157,11 @@ class ShiftedConvTranspose2d(_Normalised, nn.ConvTranspose2d):
     ) -> None:
         super().__init__(inputs, outputs, kernel, stride)
         self.end, self.gain = end, 1.0
+        self.sizes = (inputs, outputs, kernel, end, stride)
         _normalise(self, 1, self.gain)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return _for_pickle(self, ShiftedConvTranspose2d, self.sizes)
 
     def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """``(B, in, h, w)`` -> ``(B, out, *output_size)``, by default ``(h stride, w stride)``."""

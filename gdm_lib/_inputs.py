@@ -259,14 +259,14 @@ def real(levels: int | None = None) -> Step:
 def _as_grey(expression: str, lowest: float, highest: float, levels: int) -> str:
     """Levels or bytes as multiples of ``1 / (levels - 1)``: an expression for them, or ""."""
     if lowest >= 0 and highest < levels:
-        return f"{expression} / {levels - 1}"
+        return f"{expression} / {levels - 1}" if levels > 2 else f"{expression}.float()"
     if lowest < 0 or highest > 255:
         return ""
     return _rounded(f"{expression} / 255", levels) if levels != 256 else f"{expression} / 255"
 
 
 def _rounded(unit: str, levels: int) -> str:
-    return f"({unit} * {levels - 1}).round() / {levels - 1}"
+    return f"({unit} * {levels - 1}).round() / {levels - 1}" if levels > 2 else f"({unit}).round()"
 
 
 def grey_levels(value: Tensor, expression: str, levels: int) -> str:

@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gdm_lib._inputs import a_tensor, check, levels_of, not_finite
+from gdm_lib._inputs import a_tensor, batch_of, check, levels_of, not_finite, real
+from gdm_lib.protocols import Likelihood
 
 __all__ = [
     "Bernoulli",
@@ -27,6 +28,7 @@ __all__ = [
     "IsotropicGaussian",
     "MixtureOfGaussians",
     "Softmax",
+    "check_items",
     "check_levels",
 ]
 
@@ -54,6 +56,25 @@ def check_levels(name: str, values: Tensor, levels: int) -> None:
         ValueError: names the argument, what was expected, what came and what to do.
     """
     check(name, values, a_tensor, levels_of(levels))
+
+
+def check_items(name: str, x: Tensor, shape: Sequence[int], likelihood: Likelihood) -> None:
+    """Refuse what isn't a batch of the items that a likelihood is of.
+
+    Args:
+        name: what the caller calls the batch.
+        x: the batch.
+        shape: one item's.
+        likelihood: of levels, if it has such an attribute; of bits; or of any real numbers.
+
+    Raises:
+        TypeError: no tensor.
+        ValueError: another shape or dtype, or levels out of range.
+    """
+    levels = getattr(likelihood, "levels", None)
+    bits = isinstance(likelihood, Bernoulli)
+    of = real(2 if bits else None) if levels is None else levels_of(levels)
+    check(name, x, a_tensor, batch_of(shape), of)
 
 
 def _sum_item(values: Tensor) -> Tensor:

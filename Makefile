@@ -37,7 +37,11 @@ test: $(READY)  ## run every test: code, notebooks, site, browser (STAGES="lint 
 
 book: $(READY) assets  ## build the site into _build/html (ASSETS=cdn does without npm)
 	@rm -rf _build
-	@GDM_ASSETS=$(ASSETS) $(PY) -m jupyter book build . --path-output . -W -n --keep-going
+	@GDM_ASSETS=$(ASSETS) $(PY) -m jupyter book build . --path-output . \
+	  --builder custom --custom-builder html -W -n --keep-going
+	@echo "The site is in _build/html. Its widgets need a server; this one is for your machine alone:"
+	@echo "    $(PY) -m http.server -d _build/html -b localhost 8000"
+	@echo "Then open http://localhost:8000/"
 
 chapters: $(READY)  ## re-execute the chapters that changed (NAMES="vae/vae", ARGS=--force)
 	@$(PY) -m chapters._tools.execute $(NAMES) $(ARGS)

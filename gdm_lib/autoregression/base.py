@@ -27,7 +27,7 @@ from gdm_lib._inputs import (
     check_some,
     levels_of,
 )
-from gdm_lib.nn import context_of, evaluating, in_dtype_of
+from gdm_lib.nn import context_of, evaluates, trains
 from gdm_lib.protocols import Likelihood
 
 __all__ = ["Autoregressive", "Place", "Rule"]
@@ -85,6 +85,7 @@ class Autoregressive(nn.Module):
         raise NotImplementedError
 
     @torch.no_grad()
+    @evaluates
     def generate_naive(self, rule: Rule, n: int, y: Tensor | None = None) -> Tensor:
         """What ``generate`` computes, by a whole pass for each place."""
         x = self.blank(n)
@@ -93,10 +94,12 @@ class Autoregressive(nn.Module):
             x[at] = rule(self(x, y)[at], place)
         return x
 
+    @evaluates
     def log_prob(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """log p(x) in nats, exact: levels ``(B, *data_shape)`` -> ``(B,)``."""
         return self.likelihood.log_prob(self(x, y), x)
 
+    @trains
     def loss(self, x: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
         """Negative log-likelihood: ``loss`` in nats per item, beside it bits per dimension.
 
@@ -109,6 +112,7 @@ class Autoregressive(nn.Module):
         return {"loss": nats, "bits_per_dim": bits}
 
     @torch.no_grad()
+    @evaluates
     def sample(
         self, n: int, y: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> Tensor:
@@ -123,10 +127,10 @@ class Autoregressive(nn.Module):
         def draw(params: Tensor, _: Place) -> Tensor:
             return self.likelihood.sample(params, generator=generator)
 
-        with evaluating(self):
-            return self.generate(draw, n, y)
+        return self.generate(draw, n, y)
 
     @torch.no_grad()
+    @evaluates
     def complete(
         self,
         x: Tensor,
@@ -155,8 +159,7 @@ class Autoregressive(nn.Module):
             at: Any = (..., *place)
             return torch.where(known[at], x[at], drawn)
 
-        with evaluating(self):
-            return self.generate(draw, len(x), y)
+        return self.generate(draw, len(x), y)
 
     def blank(self, n: int) -> Tensor:
         """``n`` items of zeros."""
@@ -186,4 +189,4 @@ class Autoregressive(nn.Module):
                 is not one for each item, or does not give ``context_dim`` features.
         """
         context = context_of(y, n, self.context_dim, self.embed, maps=True)
-        return context if context is None else in_dtype_of(self, context)
+        return context if context is None else context.to(next(self.parameters()).dtype)

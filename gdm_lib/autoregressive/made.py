@@ -35,7 +35,10 @@ from gdm_lib.nn import (
     check_count,
     check_sizes,
     context_of,
+    evaluates,
+    exact,
     in_dtype_of,
+    trains,
 )
 from gdm_lib.protocols import Likelihood
 
@@ -207,19 +210,20 @@ class MaskedMLP(nn.Module):
     def forward(self, x: Tensor, context: Tensor | None = None, order: int = 0) -> Tensor:
         """``(B, D)`` -> ``(B, P, D)``: for each variable, what those before it say of it."""
         check_inputs("x", x, (self.dim,), context, self.context_dim)
-        h = x
+        h = x.to(cast(nn.Linear, self.layers[0]).weight.dtype)
         for i, layer in enumerate(self.layers):
             masked = cast(Tensor, layer.weight) * self.mask(i, order)
             h = F.linear(h, masked, cast(Tensor, layer.bias))
             if i == 0 and context is not None:
-                h = h + self.from_context(context)
+                h = h + self.from_context(context.to(h.dtype))
             if i < len(self.activations):
                 h = self.activations[i](h)
         if self.direct is not None:
-            h = h + F.linear(x, self.direct.weight * self._direct_mask(order))
+            weight = self.direct.weight * self._direct_mask(order)
+            h = h + F.linear(x.to(weight.dtype), weight)
         if context is not None and self.context_to_output is not None:
-            h = h + self.context_to_output(context)
-        return h.unflatten(1, (self.params, self.dim))
+            h = h + self.context_to_output(context.to(self.context_to_output.weight.dtype))
+        return exact(h).unflatten(1, (self.params, self.dim))
 
 
 # Section 4: the model
@@ -306,6 +310,7 @@ class MADE(nn.Module):
         x, levels = in_dtype_of(self, x), getattr(self.likelihood, "levels", 0)
         return 2 * x / (levels - 1) - 1 if levels else x
 
+    @evaluates
     def log_prob_of_order(self, x: Tensor, order: int, y: Tensor | None = None) -> Tensor:
         """log p(x) under one of the orders, in nats: ``(B, *data_shape)`` -> ``(B,)``."""
         levels = getattr(self.likelihood, "levels", 0)
@@ -316,11 +321,13 @@ class MADE(nn.Module):
         shape = self.likelihood.params_shape((1, self.net.dim))
         return self.likelihood.log_prob(params.reshape(len(x), *shape), x if levels else seen)
 
+    @evaluates
     def log_prob(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """The log of the average of the orders' densities, in nats, ``(B,)``."""
         each = [self.log_prob_of_order(x, k, y) for k in range(self.net.orders)]
         return torch.stack(each).logsumexp(0) - math.log(len(each))
 
+    @trains
     def loss(
         self, x: Tensor, y: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> dict[str, Tensor]:
@@ -331,13 +338,14 @@ class MADE(nn.Module):
         return {"loss": loss}
 
     @torch.no_grad()
+    @evaluates
     def sample(
         self, n: int, y: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> Tensor:
         """Ancestral sampling, each item in an order of its own: ``(n, *data_shape)``."""
         check_count("n", n)
         weight = cast(nn.Linear, self.net.layers[0]).weight
-        x, context = weight.new_empty(n, self.net.dim), self._context(y, n)
+        x, context = exact(weight.new_empty(n, self.net.dim)), self._context(y, n)
         shape = self.likelihood.params_shape((1, 1))
 
         def rule(params: Tensor, _: Place) -> Tensor:

@@ -41,7 +41,7 @@ from gdm_lib.autoregression import (
     Rule,
 )
 from gdm_lib.likelihoods import DiscretizedLogisticMixture
-from gdm_lib.nn import evaluating
+from gdm_lib.nn import evaluates, evaluating, exact
 from gdm_lib.protocols import Likelihood
 
 __all__ = [
@@ -191,7 +191,8 @@ class _Dropout(nn.Dropout):
     def forward(self, input: Tensor) -> Tensor:
         if not self.training or not 0 < self.p < 1:
             return super().forward(input)
-        return input * ((torch.rand_like(input) >= self.p) / (1 - self.p))
+        kept = torch.rand_like(input, dtype=exact(input).dtype) >= self.p
+        return input * (kept / (1 - self.p)).to(input.dtype)
 
 
 class GatedResNet(nn.Module):
@@ -478,6 +479,7 @@ class PixelCNNpp(Autoregressive):
         return product(range(shape[1]), range(shape[2]))
 
     @torch.no_grad()
+    @evaluates
     def generate(self, rule: Rule, n: int, y: Tensor | None = None) -> Tensor:
         """See ``Autoregressive``. The stream ``u``, which knows only the rows above, is computed
         for a whole row as it begins, ``ul`` pixel by pixel; neither has dropout here."""

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from gdm_lib._inputs import a_tensor, batch_of, check, check_count, levels_of, not_finite
 from gdm_lib.autoregression import Autoregressive, Place, Queues, Rule
 from gdm_lib.likelihoods import Categorical, check_levels
-from gdm_lib.nn import gate
+from gdm_lib.nn import evaluates, gate
 
 __all__ = [
     "CausalConv1d",
@@ -330,6 +330,7 @@ class WaveNet(Autoregressive):
         return twin
 
     @torch.no_grad()
+    @evaluates
     def generate(
         self, rule: Rule, n: int, y: Tensor | None = None, length: int | None = None
     ) -> Tensor:

@@ -7,14 +7,39 @@ equals one of them is told which.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from gdm_lib.exercises._check import Wrong, describe
 
-__all__ = ["expect_close", "expect_gradient", "expect_shape", "expect_tensor"]
+__all__ = [
+    "expect_agreement",
+    "expect_close",
+    "expect_finite",
+    "expect_gradient",
+    "expect_gradients",
+    "expect_pair",
+    "expect_shape",
+    "expect_tensor",
+    "wave",
+]
+
+
+def wave(*shape: int, pace: float = 1.7) -> Tensor:
+    """Fixed numbers between -1 and 1, in double precision, no two alike.
+
+    Args:
+        shape: Their shape.
+        pace: Another pace gives other numbers.
+
+    Returns:
+        A tensor of that shape.
+    """
+    count = torch.Size(shape).numel()
+    return (torch.arange(count, dtype=torch.float64) * pace + 0.3).sin().view(shape)
 
 
 def expect_tensor(got: object, like: Tensor, name: str) -> Tensor:
@@ -49,6 +74,40 @@ def expect_tensor(got: object, like: Tensor, name: str) -> Tensor:
             "`device=x.device`."
         )
     return got
+
+
+def expect_pair(result: object, names: str) -> tuple[Any, Any]:
+    """Assert a tuple or list of two.
+
+    Args:
+        result: What the answer returned.
+        names: What the two are, for the message: "`y` and the log-determinant".
+
+    Returns:
+        The two.
+
+    Raises:
+        Wrong: It is no such thing.
+    """
+    if not isinstance(result, tuple | list) or len(result) != 2:
+        raise Wrong(f"return two tensors, {names}, not {describe(result)}.")
+    return result[0], result[1]
+
+
+def expect_finite(got: object, want: Tensor, name: str, fault: str) -> None:
+    """Assert that nothing is NaN or infinite.
+
+    Args:
+        got: What the answer returned.
+        want: What is right.
+        name: What it is, for the message: "the result".
+        fault: The sentence for a result that is not finite.
+
+    Raises:
+        Wrong: It isn't a tensor of the right dtype, or not finite.
+    """
+    if not expect_tensor(got, want, name).isfinite().all():
+        raise Wrong(fault)
 
 
 def expect_shape(got: Tensor, shape: tuple[int, ...], name: str) -> None:
@@ -137,13 +196,14 @@ def _difference(got: Tensor, want: Tensor) -> str:
     return f"is wrong{where}: expected {float(want[index]):.6g}, got {float(got[index]):.6g}."
 
 
-def expect_gradient(result: object, wrt: Tensor, name: str) -> Tensor:
+def expect_gradient(result: object, wrt: Tensor, name: str, what: str = "the result") -> Tensor:
     """Assert that a gradient flows, and return that of the result's sum.
 
     Args:
         result: What the answer returned.
         wrt: The input, which requires a gradient.
         name: The input's name, for the message: "mu".
+        what: What the result is, for the message.
 
     Returns:
         The gradient, of ``wrt``'s shape.
@@ -152,10 +212,10 @@ def expect_gradient(result: object, wrt: Tensor, name: str) -> Tensor:
         Wrong: The result is no tensor, no gradient reaches ``wrt``, or the backward pass fails.
     """
     fault = (
-        f"no gradient reaches `{name}`: the result is cut off from it. Look for `.detach()`, "
+        f"no gradient reaches `{name}`: {what} is cut off from it. Look for `.detach()`, "
         "`.data`, `.item()`, `torch.no_grad()`, or a tensor made anew."
     )
-    result = expect_tensor(result, wrt, "the result")
+    result = expect_tensor(result, wrt, what)
     if not result.requires_grad:
         raise Wrong(fault)
     try:
@@ -165,6 +225,73 @@ def expect_gradient(result: object, wrt: Tensor, name: str) -> Tensor:
     if gradient is None:
         raise Wrong(fault)
     return gradient
+
+
+def expect_agreement(
+    answer: Callable[..., Any],
+    right: Callable[..., Any],
+    name: str | tuple[str, str],
+    cases: Mapping[str, tuple[Any, ...]],
+) -> None:
+    """Assert that an answer agrees with the right one on further inputs.
+
+    One set of inputs leaves too much open: a size that is written into the answer, an axis that
+    ``squeeze`` takes away, a maximum over all columns where each has its own. The cases should
+    have other sizes and numbers, axes of size one among them, and the extremes that are allowed.
+
+    Args:
+        answer: The reader's function.
+        right: A function that is right.
+        name: What is returned, for the message: "the result"; or the two that are.
+        cases: What is special about a case ("of a single item") -> the arguments.
+
+    Raises:
+        Wrong: The first case in which they differ.
+    """
+    for what, args in cases.items():
+        got, want = _parts(answer(*args), name), _parts(right(*args), name)
+        for part, a, b in zip(_names(name), got, want, strict=True):
+            expect_close(a, b, f"{part} {what}")
+
+
+def expect_gradients(
+    answer: Callable[..., Any],
+    right: Callable[..., Any],
+    name: str | tuple[str, str],
+    args: tuple[Any, ...],
+    wrt: Mapping[int, str],
+) -> None:
+    """Assert that gradients flow from each result to some of the arguments, and are right.
+
+    Args:
+        answer: The reader's function.
+        right: A function that is right, and differentiable.
+        name: What is returned, for the message: "the result"; or the two that are.
+        args: The arguments.
+        wrt: Position of an argument -> its name.
+
+    Raises:
+        Wrong: No gradient reaches one, or it is another.
+    """
+    leaves = [a.detach().clone().requires_grad_() if i in wrt else a for i, a in enumerate(args)]
+    got, want = _parts(answer(*leaves), name), _parts(right(*leaves), name)
+    for part, a, b in zip(_names(name), got, want, strict=True):
+        expect_close(a, b, part)
+        weights = wave(*b.shape).to(b)
+        for i, argument in wrt.items():
+            total = (b * weights).sum()
+            (slope,) = torch.autograd.grad(total, leaves[i], retain_graph=True, allow_unused=True)
+            if slope is not None:
+                found = expect_gradient(a * weights, leaves[i], argument, part)
+                expect_close(found, slope, f"the gradient of {part} with respect to `{argument}`")
+
+
+def _names(name: str | tuple[str, str]) -> tuple[str, ...]:
+    return (name,) if isinstance(name, str) else name
+
+
+def _parts(result: Any, name: str | tuple[str, str]) -> tuple[Any, ...]:
+    return (result,) if isinstance(name, str) else expect_pair(result, " and ".join(name))
 
 
 def _short(dtype: torch.dtype) -> str:

@@ -38,7 +38,7 @@ from gdm_lib.bijections import (
     check_inputs,
     join,
 )
-from gdm_lib.nn import check_count, check_image
+from gdm_lib.nn import check_count, check_image, evaluates, exact, through, without_autocast
 
 __all__ = [
     "ActNorm",
@@ -62,8 +62,10 @@ class ActNorm(Affine):
     """``z = exp(log_scale) * x + shift``, scale and shift of each channel set so that the first
     batch in training comes out with mean 0 and variance 1; from then on parameters like others.
 
-    That it is done is part of the state: a resumed model isn't initialised again. Where there are
-    several processes, the batch is that of all together, so that they all start from one model.
+    In a ``Flow`` it is ``loss`` that trains: whoever asks for a density or a sample before that
+    initialises nothing. That it is done is part of the state: a resumed model isn't initialised
+    again. Where there are several processes, the batch is that of all together, so that they all
+    start from one model.
 
     Args:
         features: channels, or the features of a vector.
@@ -76,7 +78,13 @@ class ActNorm(Affine):
         self.register_buffer("ready", torch.tensor(False))
 
     @torch.no_grad()
-    def _initialise(self, x: Tensor) -> None:
+    def initialise(self, x: Tensor) -> None:
+        """Set scale and shift so that ``x`` comes out with mean 0 and variance 1.
+
+        Raises:
+            ValueError: a channel does not vary.
+        """
+        x = exact(x)
         over = [0, *range(2, x.ndim)]
 
         def mean_of(values: Tensor) -> Tensor:
@@ -94,14 +102,14 @@ class ActNorm(Affine):
                 f"variances {var.tolist()}; take a larger batch, or dequantise"
             )
         self.log_scale.copy_(-0.5 * var.log())
-        self.shift.copy_(-mean * self.log_scale.exp())
+        self.shift.copy_(-mean * exact(self.log_scale).exp())
         self.ready.fill_(True)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """``(B, features, ...)`` -> the same shape; the first call in training initialises."""
         check_inputs("x", x, (self.features, *x.shape[2:]), context)
         if self.training and not self.ready:
-            self._initialise(x)
+            self.initialise(x)
         return super().forward(x)
 
 
@@ -126,7 +134,8 @@ class InvertibleConv(nn.Module):
 
     def matrix(self) -> tuple[Tensor, Tensor]:
         """``W`` and ``log |det W|``."""
-        return self.weight, torch.linalg.slogdet(self.weight).logabsdet
+        weight = exact(self.weight)
+        return weight, torch.linalg.slogdet(weight).logabsdet
 
     def inverse_matrix(self) -> tuple[Tensor, Tensor]:
         """``W^-1`` and ``log |det W|``; ``torch.linalg.LinAlgError`` if ``W`` is singular."""
@@ -136,14 +145,18 @@ class InvertibleConv(nn.Module):
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """``(B, c, ...)`` -> the same shape."""
         check_inputs("x", x, (self.features, *x.shape[2:]), context)
-        weight, logdet = self.matrix()
-        return _mix(weight, x), (logdet * math.prod(x.shape[2:])).expand(len(x))
+        with without_autocast(x):
+            weight, logdet = self.matrix()
+            mixed = _mix(weight, exact(x))
+        return mixed, (logdet * math.prod(x.shape[2:])).expand(len(x))
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Mixes by the inverse matrix, of which one serves all pixels."""
         check_inputs("z", z, (self.features, *z.shape[2:]), context)
-        weight, logdet = self.inverse_matrix()
-        return _mix(weight, z), (-logdet * math.prod(z.shape[2:])).expand(len(z))
+        with without_autocast(z):
+            weight, logdet = self.inverse_matrix()
+            mixed = _mix(weight, exact(z))
+        return mixed, (-logdet * math.prod(z.shape[2:])).expand(len(z))
 
 
 def _mix(weight: Tensor, x: Tensor) -> Tensor:
@@ -171,13 +184,14 @@ class InvertibleConvLU(InvertibleConv):
 
     def _factors(self) -> tuple[Tensor, Tensor]:
         """``L`` without its ones, and ``U + diag(s)``."""
-        upper = self.upper.triu(1) + torch.diag(self.sign * self.log_s.exp())
-        return self.lower.tril(-1), upper
+        upper = exact(self.upper).triu(1) + torch.diag(self.sign * exact(self.log_s).exp())
+        return exact(self.lower).tril(-1), upper
 
     def matrix(self) -> tuple[Tensor, Tensor]:
         """``W`` and ``log |det W| = sum_i log |s_i|`` (equation 11)."""
         lower, upper = self._factors()
-        return self.permutation @ torch.addmm(upper, lower, upper), self.log_s.sum()
+        weight = exact(self.permutation) @ torch.addmm(upper, lower, upper)
+        return weight, exact(self.log_s).sum()
 
     def inverse_matrix(self) -> tuple[Tensor, Tensor]:
         """``W^-1`` by two triangular solves, and ``log |det W|``."""
@@ -188,9 +202,9 @@ class InvertibleConvLU(InvertibleConv):
             unit = lower + torch.eye(self.features).to(lower)
             return inverse @ _unit_inverse(unit) @ self.permutation.T, self.log_s.sum()
         half = torch.linalg.solve_triangular(
-            lower, self.permutation.T, upper=False, unitriangular=True
+            lower, exact(self.permutation).T, upper=False, unitriangular=True
         )
-        return torch.linalg.solve_triangular(upper, half, upper=True), self.log_s.sum()
+        return torch.linalg.solve_triangular(upper, half, upper=True), exact(self.log_s).sum()
 
 
 def _unit_inverse(triangular: Tensor) -> Tensor:
@@ -269,7 +283,7 @@ class Coupling(nn.Module):
 
     def _parts(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         a, b = x.chunk(2, dim=1)
-        raw, t = self.net(join(b, context)).chunk(2, dim=1)
+        raw, t = through(self.net, join(b, context)).chunk(2, dim=1)
         return a, b, self.log_scale(raw), t
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -303,12 +317,12 @@ class SplitPrior(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """``(B, done, H, W)`` given ``(B, going, H, W)`` -> standardised."""
-        mean, log_sd = self.conv(context).chunk(2, dim=1)
+        mean, log_sd = through(self.conv, context).chunk(2, dim=1)
         return (x - mean) * (-log_sd).exp(), -log_sd.flatten(1).sum(1)
 
     def inverse(self, z: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """With mean and scale again."""
-        mean, log_sd = self.conv(context).chunk(2, dim=1)
+        mean, log_sd = through(self.conv, context).chunk(2, dim=1)
         return z * log_sd.exp() + mean, log_sd.flatten(1).sum(1)
 
 
@@ -365,6 +379,7 @@ class Glow(Flow):
         )
 
     @torch.no_grad()
+    @evaluates
     def sample(
         self,
         n: int,

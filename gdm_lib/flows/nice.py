@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gdm_lib.bijections import Chain, Dequantise, Flatten, Flow, StandardNormal, check_inputs, join
-from gdm_lib.nn import check_count, check_sizes, mlp, normal, uniform
+from gdm_lib.nn import check_count, check_sizes, exact, gaussian, mlp, through, uniform
 
 __all__ = ["NICE", "AdditiveCoupling", "DiagonalScale", "StandardLogistic", "inpaint"]
 
@@ -72,13 +72,13 @@ class AdditiveCoupling(nn.Module):
         """``(B, D)`` -> ``(B, D)``, and zeros ``(B,)``."""
         check_inputs("x", x, (self.dim,), context, self.context_dim)
         one, two = self._halves(x)
-        return self._merge(one, two + self.net(join(one, context))), x.new_zeros(len(x))
+        return self._merge(one, two + through(self.net, join(one, context))), x.new_zeros(len(x))
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """``x_I2 = y_I2 - m(y_I1)``: as cheap as the forward direction."""
         check_inputs("z", z, (self.dim,), context, self.context_dim)
         one, two = self._halves(z)
-        return self._merge(one, two - self.net(join(one, context))), z.new_zeros(len(z))
+        return self._merge(one, two - through(self.net, join(one, context))), z.new_zeros(len(z))
 
 
 # Section 3.3: allowing rescaling
@@ -100,12 +100,14 @@ class DiagonalScale(nn.Module):
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """``(B, D)`` -> ``(B, D)``, and ``sum_i log S_ii`` for each item."""
         check_inputs("x", x, (self.dim,), context)
-        return x * self.log_scale.exp(), self.log_scale.sum().expand(len(x))
+        log_scale = exact(self.log_scale)
+        return x * log_scale.exp(), log_scale.sum().expand(len(x))
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Division by ``S``."""
         check_inputs("z", z, (self.dim,), context)
-        return z * (-self.log_scale).exp(), -self.log_scale.sum().expand(len(z))
+        log_scale = exact(self.log_scale)
+        return z * (-log_scale).exp(), -log_scale.sum().expand(len(z))
 
 
 # Section 3.4: prior distribution
@@ -121,6 +123,7 @@ class StandardLogistic(StandardNormal):
     def log_prob(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Nats, ``(B, *shape)`` -> ``(B,)``."""
         check_inputs("x", x, self.shape, y)
+        x = exact(x)
         return (F.logsigmoid(x) + F.logsigmoid(-x)).flatten(1).sum(1)
 
     def sample(
@@ -219,13 +222,13 @@ def inpaint(
     Returns:
         ``x`` with its unobserved part replaced, ``(B, *data_shape)``.
     """
-    density = Flow(model.bijection, model.base, embed=model.embed)
+    density, x = Flow(model.bijection, model.base, embed=model.embed), exact(x)
     observed = observed.expand_as(x)
     for i in range(steps):
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             (slope,) = torch.autograd.grad(density.log_prob(x, y).sum(), x)
-        noise = normal(x.shape, x, generator)
+        noise = gaussian(x.shape, x, generator)
         moved = (x + step_size(i) * (slope + noise)).clamp(*bounds)
         x = torch.where(observed, x, moved)
     return x.detach()

@@ -28,7 +28,19 @@ from torch import Tensor, nn
 from gdm_lib._inputs import check_some
 from gdm_lib.bijections import Flow, check_inputs
 from gdm_lib.likelihoods import check_items
-from gdm_lib.nn import check_batch, check_count, check_sizes, context_of, in_dtype_of, mlp, normal
+from gdm_lib.nn import (
+    check_batch,
+    check_count,
+    check_sizes,
+    context_of,
+    evaluates,
+    exact,
+    gaussian,
+    in_dtype_of,
+    mlp,
+    through,
+    trains,
+)
 from gdm_lib.protocols import Likelihood
 from gdm_lib.vae.vae import gaussian_log_prob, reparameterise, seen_by
 
@@ -61,7 +73,8 @@ class Step(nn.Module):
 
     def _params(self, name: str, z: Tensor, context: Tensor | None) -> tuple[Tensor, ...]:
         check_inputs(name, z, (self.dim,), context, self.context_dim)
-        raw = self.raw if context is None else self.raw + self.amortise(context)
+        raw = exact(self.raw)
+        raw = raw if context is None else raw + through(self.amortise, context)
         return raw.split(self.sizes, dim=1)
 
 
@@ -297,6 +310,7 @@ class FlowVAE(nn.Module):
         shape = getattr(encoder, "data_shape", None) if data_shape is None else data_shape
         self.data_shape = None if shape is None else check_sizes("data_shape", shape)
 
+    @evaluates
     def posterior(
         self, x: Tensor, samples: int = 1, *, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -305,8 +319,9 @@ class FlowVAE(nn.Module):
         shape = any_shape if self.data_shape is None else self.data_shape
         check_items("x", x, shape, self.likelihood)
         check_count("samples", samples, 1)
-        mu, log_var, context = self.encoder(seen_by(self.encoder, self.likelihood, x))
-        eps = normal((samples, *mu.shape), mu, generator)
+        seen = seen_by(self.encoder, self.likelihood, x)
+        mu, log_var, context = through(self.encoder, seen)
+        eps = gaussian((samples, *mu.shape), mu, generator)
         z0 = reparameterise(mu, log_var, eps)
         repeated = context.repeat(samples, 1) if context.shape[1] else None
         z, logdet = self.flow(z0.flatten(0, 1), repeated)
@@ -320,11 +335,12 @@ class FlowVAE(nn.Module):
         context_of(y, 0, 0, None)
         z, log_q = self.posterior(x, samples, generator=generator)
         x = x if hasattr(self.likelihood, "levels") else in_dtype_of(self, x)
-        params = self.decoder(z.flatten(0, 1))
+        params = through(self.decoder, z.flatten(0, 1))
         log_px_z = self.likelihood.log_prob(params, x.repeat(samples, *[1] * (x.ndim - 1)))
         log_pz = gaussian_log_prob(z, z.new_zeros(()), z.new_zeros(()))
         return log_px_z.view_as(log_q), log_pz, log_q
 
+    @evaluates
     def log_prob(
         self,
         x: Tensor,
@@ -337,6 +353,7 @@ class FlowVAE(nn.Module):
         log_px_z, log_pz, log_q = self._terms(x, y, samples, generator)
         return (log_px_z + log_pz - log_q).mean(0)
 
+    @trains
     def loss(
         self,
         x: Tensor,
@@ -360,6 +377,7 @@ class FlowVAE(nn.Module):
         }
 
     @torch.no_grad()
+    @evaluates
     def importance_log_prob(
         self,
         x: Tensor,
@@ -379,11 +397,12 @@ class FlowVAE(nn.Module):
         return total - math.log(samples)
 
     @torch.no_grad()
+    @evaluates
     def sample(
         self, n: int, y: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> Tensor:
         """``z ~ p(z)``, then ``x ~ p(x|z)``: ``(n, *data_shape)``. The flow has no part in it."""
         context_of(y, 0, 0, None)
         check_count("n", n)
-        z = normal((n, self.latent_dim), next(self.decoder.parameters()), generator)
-        return self.likelihood.sample(self.decoder(z), generator=generator)
+        z = gaussian((n, self.latent_dim), next(self.decoder.parameters()), generator)
+        return self.likelihood.sample(through(self.decoder, z), generator=generator)

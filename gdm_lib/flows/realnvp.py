@@ -38,7 +38,7 @@ from gdm_lib.bijections import (
     check_inputs,
     join,
 )
-from gdm_lib.nn import check_count, check_image, check_sizes, mlp
+from gdm_lib.nn import check_count, check_image, check_sizes, exact, mlp, through
 
 __all__ = [
     "AffineCoupling",
@@ -91,8 +91,8 @@ class AffineCoupling(nn.Module):
 
     def _scale_shift(self, kept: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         """``s`` and ``t``."""
-        raw, t = self.net(join(kept, context)).chunk(2, dim=1)
-        return self.scale.view(-1, *[1] * (kept.ndim - 2)) * torch.tanh(raw), t
+        raw, t = through(self.net, join(kept, context)).chunk(2, dim=1)
+        return exact(self.scale).view(-1, *[1] * (kept.ndim - 2)) * torch.tanh(raw), t
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """``(B, features, ...)`` -> the same shape (equation 7)."""
@@ -142,9 +142,9 @@ class CheckerboardCoupling(nn.Module):
         self.scale = nn.Parameter(torch.ones(self.shape[0], 1, 1))
 
     def _scale_shift(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        raw, t = self.net(join(self.mask * x, context)).chunk(2, dim=1)
+        raw, t = through(self.net, join(self.mask * x, context)).chunk(2, dim=1)
         free = 1 - self.mask
-        return free * self.scale * torch.tanh(raw), free * t
+        return free * exact(self.scale) * torch.tanh(raw), free * t
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """``(B, C, H, W)`` -> the same shape; ``s`` and ``t`` are 0 where ``b`` is 1."""

@@ -24,7 +24,18 @@ from torch import Tensor, nn
 
 from gdm_lib._inputs import check_some
 from gdm_lib.likelihoods import LOG_2PI, Bernoulli, check_items, check_levels
-from gdm_lib.nn import check_batch, check_count, check_sizes, context_of, in_dtype_of, mlp, normal
+from gdm_lib.nn import (
+    check_batch,
+    check_count,
+    check_sizes,
+    context_of,
+    evaluates,
+    gaussian,
+    in_dtype_of,
+    mlp,
+    through,
+    trains,
+)
 from gdm_lib.protocols import Likelihood
 
 __all__ = [
@@ -240,6 +251,7 @@ class VAE(nn.Module):
             samples=samples,
         )
 
+    @evaluates
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """``q(z|x)``: ``(B, *data_shape)`` -> ``mu (B, D)``, ``log_var (B, D)``.
 
@@ -249,9 +261,10 @@ class VAE(nn.Module):
                 the likelihood takes: floating point, or levels as int64.
         """
         check_items("x", x, self.data_shape, self.likelihood)
-        mu, log_var = self.encoder(seen_by(self.encoder, self.likelihood, x))
+        mu, log_var = through(self.encoder, seen_by(self.encoder, self.likelihood, x))
         return mu, log_var
 
+    @evaluates
     def decode(self, z: Tensor) -> Tensor:
         """Parameters of ``p(x|z)``: ``(B, D)`` -> ``(B, *params_shape)``.
 
@@ -259,9 +272,10 @@ class VAE(nn.Module):
             ValueError: ``z`` doesn't have the shape ``(B, latent_dim)``.
         """
         check_batch("z", z, (self.latent_dim,))
-        params: Tensor = self.decoder(in_dtype_of(self.decoder, z))
+        params: Tensor = through(self.decoder, z)
         return params
 
+    @evaluates
     def decode_mean(self, z: Tensor) -> Tensor:
         """E[x|z], the picture that is usually shown: ``(B, D)`` -> ``(B, *data_shape)``."""
         return self.likelihood.mean(self.decode(z))
@@ -273,12 +287,13 @@ class VAE(nn.Module):
         check_count("samples", samples, 1)
         mu, log_var = self.encode(x)
         x = x if hasattr(self.likelihood, "levels") else in_dtype_of(self, x)
-        eps = normal((samples, *mu.shape), mu, generator)
+        eps = gaussian((samples, *mu.shape), mu, generator)
         z = reparameterise(mu, log_var, eps)
         repeated = x.expand(samples, *x.shape).flatten(0, 1)
         log_px_z = self.likelihood.log_prob(self.decode(z.flatten(0, 1)), repeated)
         return log_px_z.unflatten(0, (samples, len(x))), z, mu, log_var
 
+    @evaluates
     def log_prob(
         self,
         x: Tensor,
@@ -299,6 +314,7 @@ class VAE(nn.Module):
         _refuse_labels(y)
         return estimator(*self._draw(x, samples, generator))
 
+    @trains
     def loss(
         self,
         x: Tensor,
@@ -324,6 +340,7 @@ class VAE(nn.Module):
         }
 
     @torch.no_grad()
+    @evaluates
     def importance_log_prob(
         self,
         x: Tensor,
@@ -362,6 +379,7 @@ class VAE(nn.Module):
         return total - math.log(samples)
 
     @torch.no_grad()
+    @evaluates
     def sample(
         self,
         n: int,
@@ -372,7 +390,7 @@ class VAE(nn.Module):
         """Ancestral sampling, ``z ~ p(z)`` then ``x ~ p(x|z)``: ``(n, *data_shape)``."""
         _refuse_labels(y)
         check_count("n", n)
-        z = normal((n, self.latent_dim), next(self.parameters()), generator)
+        z = gaussian((n, self.latent_dim), next(self.parameters()), generator)
         return self.likelihood.sample(self.decode(z), generator=generator)
 
 

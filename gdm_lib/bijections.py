@@ -40,6 +40,8 @@ from gdm_lib.nn import (
     exact,
     gaussian,
     in_dtype_of,
+    moments,
+    several_processes,
     trains,
     uniform,
 )
@@ -371,8 +373,9 @@ class BatchNorm(nn.Module):
 
     In training they are the batch's, and gradients flow through them; a running average is kept
     for evaluation. (Appendix E normalises by a running average in training too; this is its
-    ``rho = 0``, and MAF's choice.) ``inverse`` has no batch to take statistics of, and is refused
-    in train mode, where it would undo something else than ``forward`` does.
+    ``rho = 0``, and MAF's choice.) Where several processes share a batch, its statistics are those
+    of the whole, and each has the same average. ``inverse`` has no batch to take statistics of, and
+    is refused in train mode, where it would undo something else than ``forward`` does.
 
     Args:
         features: size of dimension 1.
@@ -407,10 +410,13 @@ class BatchNorm(nn.Module):
     def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if not self.training:
             return self.mean, self.var
-        if x.numel() == self.features:
+        if several_processes():
+            mean, var = moments(exact(x))
+        elif x.numel() == self.features:
             raise ValueError("x must have more than one item in training: one has no variance")
-        over = [0, *range(2, x.ndim)]
-        var, mean = torch.var_mean(exact(x), over, correction=0)
+        else:
+            over = [0, *range(2, x.ndim)]
+            var, mean = torch.var_mean(exact(x), over, correction=0)
         with torch.no_grad():
             self.mean.lerp_(mean, self.momentum)
             self.var.lerp_(var, self.momentum)

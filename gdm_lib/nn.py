@@ -11,6 +11,7 @@ from numbers import Integral
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from gdm_lib._inputs import a_tensor, batch_of, check, check_count, labels_of, real, rows
@@ -31,6 +32,8 @@ __all__ = [
     "in_dtype_of",
     "learning",
     "mlp",
+    "moments",
+    "several_processes",
     "through",
     "trains",
     "uniform",
@@ -302,6 +305,47 @@ def gaussian(
 def _drawn_by(generator: torch.Generator | None) -> dict[str, Any]:
     # A compiler that has seen two sizes of batch can't follow the argument, even where it is None.
     return {} if generator is None else {"generator": generator}
+
+
+# Several processes
+
+
+def several_processes() -> bool:
+    """Whether this is one of several processes of ``torch.distributed``."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each feature of ``x (B, features, ...)``: two tensors ``(features,)``.
+
+    Where several processes share a batch it is those of the whole, on each of them, and gradients
+    reach the items of all. Then each process must call it.
+    """
+    over = [0, *range(2, x.ndim)]
+    total = _summed(torch.cat([x.sum(over), x.new_tensor([x.numel() / x.shape[1]])]))
+    mean, count = total[:-1] / total[-1], total[-1]
+    squares = (x - mean.view(-1, *[1] * (x.ndim - 2))).square().sum(over)
+    return mean, _summed(squares) / count
+
+
+class _Sum(torch.autograd.Function):
+    """Over the processes. Each one's loss depends on the sum, so the gradient is summed as well."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        total = grads[0].clone()
+        dist.all_reduce(total)
+        return total
+
+
+def _summed(values: Tensor) -> Tensor:
+    return cast(Tensor, _Sum.apply(values)) if several_processes() else values
 
 
 # Modes: who samples or evaluates need not think of them

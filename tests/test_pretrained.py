@@ -239,7 +239,8 @@ for name in pretrained.names():
     fresh()
     import_module(paper)
     import_module('gdm_lib.nn')  # embeddings of classes
-    more = {part.split('.')[1] for part in loaded - ours()} - {'pretrained', '_files', '_tensorfile'}
+    more = {part.split('.')[1] for part in loaded - ours()}
+    more -= {'pretrained', '_files', '_tensorfile'}
     assert not more, (name, more)
 """
     brought_in(code)

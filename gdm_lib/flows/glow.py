@@ -23,7 +23,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -38,7 +37,15 @@ from gdm_lib.bijections import (
     check_inputs,
     join,
 )
-from gdm_lib.nn import check_count, check_image, evaluates, exact, through, without_autocast
+from gdm_lib.nn import (
+    check_count,
+    check_image,
+    evaluates,
+    exact,
+    moments,
+    through,
+    without_autocast,
+)
 
 __all__ = [
     "ActNorm",
@@ -84,18 +91,7 @@ class ActNorm(Affine):
         Raises:
             ValueError: a channel does not vary.
         """
-        x = exact(x)
-        over = [0, *range(2, x.ndim)]
-
-        def mean_of(values: Tensor) -> Tensor:
-            count = values.new_tensor([values.numel() / self.features])
-            sums = torch.cat([values.sum(over), count])
-            if dist.is_available() and dist.is_initialized():
-                dist.all_reduce(sums)
-            return sums[:-1] / sums[-1]
-
-        mean = mean_of(x)
-        var = mean_of((x - mean.view(-1, *[1] * (x.ndim - 2))).square())
+        mean, var = moments(exact(x))
         if not bool((var > 0).all()):
             raise ValueError(
                 "x must vary in every channel of the first batch, which sets the scales, got "

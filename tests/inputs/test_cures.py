@@ -20,7 +20,7 @@ from gdm_lib import viz
 from gdm_lib.autoregressive import MADE, PixelCNNpp
 from gdm_lib.autoregressive.made import MaskedMLP, random_degrees
 from gdm_lib.autoregressive.wavenet import mu_law_encode
-from gdm_lib.bijections import Dequantise, Logit, OneHot, Squeeze
+from gdm_lib.bijections import BatchNorm, Dequantise, Logit, OneHot, Squeeze
 from gdm_lib.data import glyphs
 from gdm_lib.data.tones import AutoregressiveProcess
 from gdm_lib.flows import IAF, MAF, NICE, Glow, RealNVP

@@ -10,7 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gdm_lib.exercises.expect import expect_close, expect_gradient
+from gdm_lib.exercises.expect import (
+    expect_agreement,
+    expect_close,
+    expect_finite,
+    expect_gradient,
+    expect_gradients,
+)
 
 __all__ = ["conditional_gain", "conditioned_gate", "gated_unit", "rows_above"]
 
@@ -69,6 +75,17 @@ def gated_unit(answer: Callable[..., Tensor]) -> None:
     s = b.sigmoid()
     both = torch.cat([(1 - a.tanh() ** 2) * s, a.tanh() * s * (1 - s)], 1)
     expect_close(slope, both, "the gradient of the result's sum")
+    cases = {
+        "for two features of one pixel": (_wave(1, 2, 1, 1),),
+        "for four features": (_wave(3, 4, 1, 2),),
+        "for large features": (30 * _wave(2, 8, 3, 1),),
+    }
+    expect_agreement(answer, _gated_unit, "the result", cases)
+
+
+def _gated_unit(x: Tensor) -> Tensor:
+    a, b = x.chunk(2, 1)
+    return a.tanh() * b.sigmoid()
 
 
 def rows_above(answer: Callable[..., Tensor]) -> None:
@@ -138,6 +155,19 @@ def rows_above(answer: Callable[..., Tensor]) -> None:
     x, weight = _wave(1, 2, 4, 3), _wave(3, 2, 1, 3)
     want = F.conv2d(F.pad(x, (1, 1, 1, -1)), weight)
     expect_close(answer(x, weight), want, "the result for a kernel of one row")
+    cases = {
+        "for one pixel": (_wave(1, 1, 1, 1), _wave(1, 1, 1, 3, pace=0.7)),
+        "for a kernel taller than the image": (_wave(2, 1, 2, 3), _wave(2, 1, 3, 7, pace=0.7)),
+        "for a single column": (_wave(1, 2, 5, 1), _wave(1, 2, 2, 5, pace=0.7)),
+    }
+    expect_agreement(answer, _rows_above, "the result", cases)
+    both = (_wave(2, 2, 4, 3), _wave(3, 2, 2, 5, pace=0.7))
+    expect_gradients(answer, _rows_above, "the result", both, {0: "x", 1: "weight"})
+
+
+def _rows_above(x: Tensor, weight: Tensor) -> Tensor:
+    k = weight.shape[2]
+    return F.conv2d(F.pad(x, (k, k, k, -1)), weight)
 
 
 def conditioned_gate(answer: Callable[..., Tensor]) -> None:
@@ -201,6 +231,17 @@ def conditioned_gate(answer: Callable[..., Tensor]) -> None:
     (known,) = torch.autograd.grad(inside.sum(), h)
     expect_close(slope, known, "the gradient of the result's sum with respect to `h`")
 
+    def right(x: Tensor, h: Tensor, v: Tensor) -> Tensor:
+        return _gated_unit(x + (h @ v.T)[:, :, None, None])
+
+    cases = {
+        "for one image of one pixel": (_wave(1, 2, 1, 1), _wave(1, 1, pace=0.7), _wave(2, 1)),
+        "for three images": (_wave(3, 4, 2, 1), _wave(3, 5, pace=0.7), _wave(4, 5, pace=1.1)),
+    }
+    expect_agreement(answer, right, "the result", cases)
+    every = {0: "x", 1: "h", 2: "V"}
+    expect_gradients(answer, right, "the result", (x, h.detach(), v), every)
+
 
 def conditional_gain(answer: Callable[..., Tensor]) -> None:
     """Check ``conditional_gain(log_p, y)``: what a class is worth to a conditional model, in bits.
@@ -250,3 +291,31 @@ def conditional_gain(answer: Callable[..., Tensor]) -> None:
         "`torch.logsumexp`.",
     )
     expect_close(answer(log_p - 1300, y), want, "the gain of a large image", faults=[infinite])
+
+    def right(log_p: Tensor, y: Tensor) -> Tensor:
+        posterior = log_p.log_softmax(1)[torch.arange(len(y)), y]
+        return posterior / math.log(2) + math.log2(log_p.shape[1])
+
+    # Images of one batch may be worlds apart: each has its own largest class.
+    far = torch.tensor([[-3e4], [-100.0], [-8e3]], dtype=torch.float64)
+    cases = {
+        "of a single image and four classes": (_wave(1, 4) - 90, torch.tensor([3])),
+        "of two classes": (3 * _wave(4, 2) - 50, torch.tensor([1, 0, 0, 1])),
+        "of one class": (_wave(2, 1) - 50, torch.tensor([0, 0])),
+        "of images whose log-probabilities are thousands apart": (
+            _wave(3, 5) + far,
+            torch.tensor([4, 0, 2]),
+        ),
+    }
+    expect_agreement(answer, right, "the gain", cases)
+    # Nor may the true class be far less likely than another.
+    far_apart = 400 * _wave(5, 3) - 2000
+    expect_finite(
+        answer(far_apart, y),
+        want,
+        "the gain where classes are hundreds of nats apart",
+        "where another class is hundreds of nats likelier than the true one exp overflows, and the "
+        "gain is infinite. Use `torch.logsumexp`.",
+    )
+    apart = {"where classes are hundreds of nats apart": (far_apart, y)}
+    expect_agreement(answer, right, "the gain", apart)

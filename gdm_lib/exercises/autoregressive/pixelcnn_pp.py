@@ -11,7 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gdm_lib.exercises._check import Wrong
-from gdm_lib.exercises.expect import expect_close, expect_gradient
+from gdm_lib.exercises.expect import (
+    expect_agreement,
+    expect_close,
+    expect_finite,
+    expect_gradient,
+    expect_gradients,
+)
 
 __all__ = ["colour_means", "concat_elu", "data_init", "log_mass_of_level"]
 
@@ -63,8 +69,18 @@ def concat_elu(answer: Callable[..., Tensor]) -> None:
         ),
     ]
     expect_close(answer(x), want, "the result", faults=faults)
-    x.requires_grad_()
-    expect_gradient(answer(x), x, "x")
+    expect_gradients(answer, _concat_elu, "the result", (x,), {0: "x"})
+    cases = {
+        "of one feature": (_wave(1, 1),),
+        "of features without pixels": (3 * _wave(4, 3),),
+        "of a sound": (_wave(3, 2, 1),),
+        "of large features": (400 * _wave(2, 2, 1, 3),),
+    }
+    expect_agreement(answer, _concat_elu, "the result", cases)
+
+
+def _concat_elu(x: Tensor) -> Tensor:
+    return F.elu(torch.cat([x, -x], 1))
 
 
 def log_mass_of_level(answer: Callable[..., Tensor]) -> None:
@@ -161,12 +177,14 @@ def log_mass_of_level(answer: Callable[..., Tensor]) -> None:
 
     far = mean + torch.where(mean < 0, -60.0, 60.0)
     got = answer(x, far, log_scale, count)
-    if isinstance(got, Tensor) and not got.isfinite().all():
-        raise Wrong(
-            "far from the mean the difference of sigmoids underflows, and its logarithm is "
-            "infinite or NaN. Add logarithms instead: log sigmoid(a) + log sigmoid(-b) + "
-            "log(1 - exp(b - a))."
-        )
+    expect_finite(
+        got,
+        want,
+        "the log-mass far from the mean",
+        "far from the mean the difference of sigmoids underflows, and its logarithm is "
+        "infinite or NaN. Add logarithms instead: log sigmoid(a) + log sigmoid(-b) + "
+        "log(1 - exp(b - a)).",
+    )
     expect_close(got, edges(*parts(far, log_scale)), "the log-mass far from the mean")
     far.requires_grad_()
     below, above, width = parts(far, log_scale)
@@ -180,6 +198,29 @@ def log_mass_of_level(answer: Callable[..., Tensor]) -> None:
             "underflow and cuts the graph."
         )
     expect_close(gradient, slope, "the gradient with respect to `mean`, far from it,")
+
+    def some(count: int, n: int, spread: float = 1.0) -> tuple[Tensor, Tensor, Tensor, int]:
+        levels = torch.arange(n).mul(7).remainder(count)
+        return levels, spread * _wave(n, speed=2.3), _wave(n, speed=0.9) - 1.5, count
+
+    cases = {
+        "of a single level": some(9, 1),
+        "of two levels": some(2, 5),
+        "of 256 levels": some(256, 40),
+        "of 17 levels far from the mean": some(17, 17, 200),
+    }
+    expect_agreement(answer, _log_mass, "the log-mass", cases)
+    near = {1: "mean", 2: "log_scale"}
+    expect_gradients(answer, _log_mass, "the log-mass", some(5, 12), near)
+
+
+def _log_mass(x: Tensor, mean: Tensor, log_scale: Tensor, count: int) -> Tensor:
+    half = 1 / (count - 1)
+    centred, precision = 2 * half * x - 1 - mean, torch.exp(-log_scale)
+    below = F.logsigmoid((centred + half) * precision)
+    above = F.logsigmoid((half - centred) * precision)
+    inside = below + above + torch.log(-torch.expm1(-2 * half * precision))
+    return torch.where(x == 0, below, torch.where(x == count - 1, above, inside))
 
 
 def colour_means(answer: Callable[..., Tensor]) -> None:
@@ -247,8 +288,20 @@ def colour_means(answer: Callable[..., Tensor]) -> None:
         ),
     ]
     expect_close(answer(means, coefficients, x), want, "the means", faults=faults)
-    coefficients.requires_grad_()
-    expect_gradient(answer(means, coefficients, x), coefficients, "coefficients")
+
+    def right(means: Tensor, coefficients: Tensor, x: Tensor) -> Tensor:
+        alpha, beta, gamma = coefficients.tanh().unbind(1)
+        red, green, _ = x[:, :, None].unbind(1)
+        shifts = [torch.zeros_like(alpha), alpha * red, beta * red + gamma * green]
+        return means + torch.stack(shifts, 1)
+
+    cases = {
+        "of one pixel and one component": (_wave(1, 3, 1), _wave(1, 3, 1, speed=2), _wave(1, 3)),
+        "of as many pixels as colours": (_wave(3, 3, 3), 3 * _wave(3, 3, 3, speed=2), _wave(3, 3)),
+    }
+    expect_agreement(answer, right, "the means", cases)
+    every = {0: "means", 1: "coefficients", 2: "x"}
+    expect_gradients(answer, right, "the means", (means, coefficients, x), every)
 
 
 def data_init(answer: Callable[..., Tensor]) -> None:
@@ -312,3 +365,14 @@ def data_init(answer: Callable[..., Tensor]) -> None:
         (want.T, "the result is transposed: stack g and b along dim 0."),
     ]
     expect_close(answer(v, x, gain), want, "g and b", faults=faults)
+
+    def right(v: Tensor, x: Tensor, gain: float) -> Tensor:
+        std, mean = torch.std_mean(x @ v.T / v.norm(dim=1), 0, correction=0)
+        return torch.stack([gain / std, -gain * mean / std])
+
+    cases = {
+        "of one output": (_wave(1, 3) + 0.3, _wave(5, 3, speed=2.9) + 1, 2.0),
+        "of one input": (_wave(4, 1) + 0.3, _wave(6, 1, speed=2.9) - 0.4, 0.1),
+        "of a batch of two": (_wave(2, 5) + 0.3, _wave(2, 5, speed=2.9), 1.0),
+    }
+    expect_agreement(answer, right, "g and b", cases)

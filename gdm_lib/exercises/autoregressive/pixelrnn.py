@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from gdm_lib.exercises.expect import expect_close
+from gdm_lib.exercises.expect import expect_agreement, expect_close, expect_gradients, wave
 
 __all__ = ["add_maps", "bits_per_dim", "conv_mask", "skew"]
 
@@ -102,6 +102,22 @@ def conv_mask(answer: Callable[..., Tensor]) -> None:
     one = torch.zeros(1, dtype=torch.int64)
     want = torch.tensor([[1.0, 1, 1], [1, 0, 0], [0, 0, 0]])[None, None]
     expect_close(answer(one, one, 3, True), want, "mask A of one colour and size 3")
+    few = torch.tensor([2, 0])
+    cases = {
+        "A of one pixel": (inputs, outputs, 1, True),
+        "B of one pixel": (few, few, 1, False),
+        "B of one colour and size 7": (one, one, 7, False),
+        "A of three features, of five and of size 3": (outputs, outputs[1:4], 3, True),
+        "B from one feature to four": (few[:1], inputs, 3, False),
+    }
+    expect_agreement(answer, _conv_mask, "mask", cases)
+
+
+def _conv_mask(inputs: Tensor, outputs: Tensor, size: int, strict: bool) -> Tensor:
+    place = torch.arange(size * size).view(size, size)
+    centre = size * size // 2
+    later = outputs[:, None] > inputs if strict else outputs[:, None] >= inputs
+    return ((place < centre) | ((place == centre) & later[:, :, None, None])).float()
 
 
 def skew(answer: Callable[..., Tensor]) -> None:
@@ -176,6 +192,22 @@ def skew(answer: Callable[..., Tensor]) -> None:
     wide = torch.tensor([[[1.0, 2, 3], [4, 5, 6]]])
     two = torch.tensor([[[1.0, 2, 3, 0], [0, 4, 5, 6]]])
     expect_close(answer(wide), two, "the skewed map of two rows and three columns")
+    cases = {
+        "of a single pixel": (wave(1, 1, 1),),
+        "of a single row": (wave(2, 1, 4),),
+        "of a single column": (wave(1, 5, 1),),
+        "of five rows and two columns": (wave(3, 5, 2),),
+    }
+    expect_agreement(answer, _skew, "the skewed map", cases)
+    expect_gradients(answer, _skew, "the skewed map", (wave(2, 3, 4),), {0: "x"})
+
+
+def _skew(x: Tensor) -> Tensor:
+    height, width = x.shape[1:]
+    out = x.new_zeros(len(x), height, height + width - 1)
+    for i in range(height):
+        out[:, i, i : i + width] = x[:, i]
+    return out
 
 
 def add_maps(answer: Callable[..., Tensor]) -> None:
@@ -190,8 +222,7 @@ def add_maps(answer: Callable[..., Tensor]) -> None:
     Raises:
         Wrong: The first fault found.
     """
-    wave = torch.arange(2 * 3 * 4 * 5, dtype=torch.float64).view(2, 3, 4, 5)
-    left, right = (1.3 * wave).sin(), (0.7 * wave + 1).cos()
+    left, right = wave(2, 3, 4, 5, pace=1.3), wave(2, 3, 4, 5, pace=0.7)
 
     def moved(x: Tensor, rows: int = 0, columns: int = 0) -> Tensor:
         out = torch.zeros_like(x)
@@ -241,6 +272,17 @@ def add_maps(answer: Callable[..., Tensor]) -> None:
     short = left[:1, :2, :2, :3]
     expect_close(answer(short, short), short + moved(short, 1), "the sum of two rows")
 
+    def added(left: Tensor, right: Tensor) -> Tensor:
+        return left + torch.cat([torch.zeros_like(right[:, :, :1]), right[:, :, :-1]], 2)
+
+    cases = {
+        "of a single pixel": (wave(1, 1, 1, 1), wave(1, 1, 1, 1, pace=0.9)),
+        "of a single row": (wave(2, 3, 1, 4), wave(2, 3, 1, 4, pace=0.9)),
+        "of a single column": (wave(1, 2, 5, 1), wave(1, 2, 5, 1, pace=0.9)),
+    }
+    expect_agreement(answer, added, "the sum", cases)
+    expect_gradients(answer, added, "the sum", (left, right), {0: "left", 1: "right"})
+
 
 def bits_per_dim(answer: Callable[..., Tensor]) -> None:
     """Check ``bits_per_dim(log_prob, shape)``: nats of images, ``(B,)``, to bits per dimension.
@@ -272,3 +314,12 @@ def bits_per_dim(answer: Callable[..., Tensor]) -> None:
     expect_close(answer(log_prob, shape), want, "bits per dimension", faults=faults)
     grey = answer(log_prob[:1], (1, 8, 8))
     expect_close(grey, -log_prob[:1] / (64 * math.log(2)), "bits per dimension of a grey image")
+
+    def bits(log_prob: Tensor, shape: tuple[int, ...]) -> Tensor:
+        return -log_prob / (math.prod(shape) * math.log(2))
+
+    cases = {
+        "of images of 2 x 1 pixels": (20 * wave(5) - 30, (3, 2, 1)),
+        "of a large image": (1e4 * wave(1) - 1e5, (3, 64, 32)),
+    }
+    expect_agreement(answer, bits, "bits per dimension", cases)

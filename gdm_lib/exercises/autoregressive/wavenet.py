@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from gdm_lib.exercises.expect import expect_close
+from gdm_lib.exercises.expect import expect_agreement, expect_close, expect_gradients, wave
 
 __all__ = ["causal", "compand", "entropy_rate", "path_counts"]
 
@@ -64,6 +64,17 @@ def compand(answer: Callable[..., Tensor]) -> None:
     weak = a.sign() * torch.log1p(7 * a.abs()) / math.log(8)
     expect_close(answer(a, 7.0), weak, "the companded amplitudes for mu = 7")
 
+    def right(a: Tensor, mu: float) -> Tensor:
+        return a.sign() * torch.log1p(mu * a.abs()) / math.log1p(mu)
+
+    cases = {
+        "of a single sample": (wave(1, 1, 1), 255),
+        "of a number": (wave(1)[0], 100.0),
+        "of soft sounds": (1e-4 * wave(2, 5), 255.0),
+        "of silence": (torch.zeros(3, dtype=torch.float64), 15),
+    }
+    expect_agreement(answer, right, "the companded value", cases)
+
 
 def causal(answer: Callable[..., Tensor]) -> None:
     """Check ``causal(h, now, past, dilation)``: a dilated causal convolution of width 2.
@@ -77,8 +88,7 @@ def causal(answer: Callable[..., Tensor]) -> None:
     Raises:
         Wrong: The first fault found.
     """
-    wave = torch.arange(2 * 3 * 7, dtype=torch.float64).view(2, 3, 7)
-    h = (1.7 * wave).sin()
+    h = wave(2, 3, 7)
     now = torch.arange(12, dtype=torch.float64).view(4, 3).cos()
     past = (0.3 * torch.arange(12, dtype=torch.float64) + 1).view(4, 3).sin()
 
@@ -129,6 +139,20 @@ def causal(answer: Callable[..., Tensor]) -> None:
     expect_close(answer(h, now, past, dilation), want, "the output", faults=faults)
     near = now @ h + past @ shifted(h, 5)
     expect_close(answer(h, now, past, 5), near, "the output for dilation 5")
+
+    def right(h: Tensor, now: Tensor, past: Tensor, dilation: int) -> Tensor:
+        before = torch.cat([torch.zeros_like(h[..., :1]).expand(-1, -1, dilation), h], 2)
+        return now @ h + past @ before[..., : h.shape[2]]
+
+    cases = {
+        "for a dilation longer than the sound": (wave(2, 3, 4), now, past, 6),
+        "for a dilation as long as the sound": (wave(1, 3, 4), now, past, 4),
+        "for a single sample": (wave(1, 1, 1), wave(1, 1), wave(1, 1, pace=0.9), 1),
+        "for a longer sound": (wave(1, 2, 12), wave(3, 2), wave(3, 2, pace=0.9), 3),
+    }
+    expect_agreement(answer, right, "the output", cases)
+    every = {0: "h", 1: "now", 2: "past"}
+    expect_gradients(answer, right, "the output", (h, now, past, 2), every)
 
 
 def path_counts(answer: Callable[..., Tensor]) -> None:
@@ -192,6 +216,18 @@ def path_counts(answer: Callable[..., Tensor]) -> None:
         "the numbers of paths for dilations that lead beyond n",
     )
 
+    def right(dilations: Tensor, n: int) -> Tensor:
+        return count(dilations.tolist(), n)
+
+    cases = {
+        "to the newest sample alone": (given, 1),
+        "of a single layer": (torch.tensor([2]), 5),
+        "of a layer that leads just beyond n": (torch.tensor([1, 6]), 5),
+        "of three layers": (torch.tensor([2, 1, 1]), 6),
+        "of two blocks": (torch.tensor([1, 2, 4, 1, 2, 4]), 20),
+    }
+    expect_agreement(answer, right, "the numbers of paths", cases)
+
 
 def entropy_rate(answer: Callable[..., Tensor]) -> None:
     """Check ``entropy_rate(P)``: nats per step of the chain with transitions ``P`` ``(L, L)``.
@@ -236,3 +272,15 @@ def entropy_rate(answer: Callable[..., Tensor]) -> None:
         stationary(two) @ torch.special.entr(two).sum(1),
         "the entropy rate of two states",
     )
+
+    def right(P: Tensor) -> Tensor:
+        return stationary(P) @ torch.special.entr(P).sum(1)
+
+    weights = wave(5, 5) + 1.1
+    flip = torch.tensor([[0.05, 0.95], [0.9, 0.1]], dtype=torch.float64)
+    cases = {
+        "of five states": (weights / weights.sum(1, keepdim=True),),
+        "of a chain that alternates": (flip,),
+        "of equal chances": (torch.full((4, 4), 0.25, dtype=torch.float64),),
+    }
+    expect_agreement(answer, right, "the entropy rate", cases)

@@ -9,18 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gdm_lib.exercises._check import Wrong, describe
-from gdm_lib.exercises.expect import expect_close
+from gdm_lib.exercises.expect import (
+    expect_agreement,
+    expect_close,
+    expect_gradients,
+    expect_pair,
+    wave,
+)
 
 __all__ = ["cooled", "direction", "first_look", "mix"]
 
 # Inputs are fixed and in double precision: known mistakes are then told apart beyond doubt.
-
-
-def _pair(result: object, names: str) -> tuple[Any, Any]:
-    if not isinstance(result, tuple | list) or len(result) != 2:
-        raise Wrong(f"return two tensors, {names}, not {describe(result)}.")
-    return result[0], result[1]
 
 
 def first_look(answer: Callable[..., Any]) -> None:
@@ -41,7 +40,7 @@ def first_look(answer: Callable[..., Any]) -> None:
     over = (0, 2, 3)
     mean, var = x.mean(over), x.var(over, correction=0)
     want, shift = -0.5 * var.log(), -mean / var.sqrt()
-    log_scale, got = _pair(answer(x), "`log_scale` and `shift`")
+    log_scale, got = expect_pair(answer(x), "`log_scale` and `shift`")
     one = torch.ones(3, dtype=x.dtype)
     faults = [
         (var.rsqrt(), "this is the scale itself. Return its logarithm."),
@@ -79,6 +78,17 @@ def first_look(answer: Callable[..., Any]) -> None:
     ]
     expect_close(got, shift, "shift", faults=faults)
 
+    def right(x: Tensor) -> tuple[Tensor, Tensor]:
+        mean, var = x.mean(over), x.var(over, correction=0)
+        return -0.5 * var.log(), -mean / var.sqrt()
+
+    cases = {
+        "of a single channel": (3 * wave(4, 1, 2, 1) + 1,),
+        "of a single picture": (0.1 * wave(1, 4, 3, 3) - 2,),
+        "of pictures of one pixel": (wave(6, 2, 1, 1),),
+    }
+    expect_agreement(answer, right, ("log_scale", "shift"), cases)
+
 
 def mix(answer: Callable[..., Any]) -> None:
     """Check ``mix(x, P, L, U, s)``: a 1x1 convolution by ``P L (U + diag(s))``.
@@ -103,7 +113,7 @@ def mix(answer: Callable[..., Any]) -> None:
 
     whole = u + torch.diag(s)
     w = p @ low @ whole
-    y, got = _pair(answer(x, p, low, u, s), "the mixed pictures and the log-determinant")
+    y, got = expect_pair(answer(x, p, low, u, s), "the mixed pictures and the log-determinant")
     faults = [
         (by(w.T), "you mix by the transpose: output channel i is the sum over j of W[i, j] x[j]."),
         (by(p @ low @ u), "the diagonal of s is missing: U is strictly upper triangular."),
@@ -132,6 +142,21 @@ def mix(answer: Callable[..., Any]) -> None:
         (want.expand(2), "you return one number for each picture. All have the same: a scalar."),
     ]
     expect_close(got, want, "the log-determinant", faults=faults)
+
+    def right(x: Tensor, p: Tensor, low: Tensor, u: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        w = p @ low @ (u + torch.diag(s))
+        pixels = x.shape[2] * x.shape[3]
+        return torch.einsum("ij,bjhw->bihw", w, x), pixels * s.abs().log().sum()
+
+    one_by_one = torch.ones(1, 1, dtype=x.dtype)
+    names = ("the mixed picture", "the log-determinant")
+    cases = {
+        "of one channel": (wave(3, 1, 1, 2), one_by_one, one_by_one, 0 * one_by_one, -2 * s[:1]),
+        "of one pixel": (wave(1, 3, 1, 1), p, low, u, s),
+        "of other sizes": (wave(4, 3, 3, 2), p.T, low, u, s.flip(0)),
+    }
+    expect_agreement(answer, right, names, cases)
+    expect_gradients(answer, right, names, (x, p, low, u, s), {0: "x", 4: "s"})
 
 
 def direction(answer: Callable[..., Tensor]) -> None:
@@ -162,6 +187,16 @@ def direction(answer: Callable[..., Tensor]) -> None:
         (a.median(0).values - b.median(0).values, "these are medians. Take means."),
     ]
     expect_close(answer(z, y), want, "the direction", faults=faults)
+
+    def right(z: Tensor, y: Tensor) -> Tensor:
+        return z[y == 1].mean(0) - z[y == 0].mean(0)
+
+    cases = {
+        "of one dimension": (wave(4, 1), torch.tensor([0, 1, 1, 1])),
+        "of two items": (wave(2, 5), torch.tensor([1, 0])),
+        "of as many items as dimensions": (wave(3, 3), torch.tensor([1, 1, 0])),
+    }
+    expect_agreement(answer, right, "the direction", cases)
 
 
 def cooled(answer: Callable[..., Tensor]) -> None:
@@ -204,3 +239,15 @@ def cooled(answer: Callable[..., Tensor]) -> None:
         (log_p, "nothing changed: T is not used."),
     ]
     expect_close(answer(log_p, log_det, dim, t), want, "log p_T", faults=faults)
+
+    def right(log_p: Tensor, log_det: Tensor, dim: int, t: float) -> Tensor:
+        log_base = log_p - log_det
+        constant = 0.5 * dim * log_2pi
+        return (log_base + constant) / t**2 - constant - dim * math.log(t) + log_det
+
+    cases = {
+        "of one item": (wave(1) - 3, wave(1)[0], 2, 0.5),
+        "at T = 1": (wave(3) - 9, -2 * log_det, 7, 1.0),
+        "of a warm sample": (4 * wave(5) - 20, 3 * log_det, 16, 1.4),
+    }
+    expect_agreement(answer, right, "log p_T", cases)

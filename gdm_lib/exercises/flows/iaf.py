@@ -9,18 +9,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gdm_lib.exercises._check import Wrong, describe
-from gdm_lib.exercises.expect import expect_close, expect_shape, expect_tensor
+from gdm_lib.exercises.expect import (
+    expect_agreement,
+    expect_close,
+    expect_gradients,
+    expect_pair,
+    expect_shape,
+    expect_tensor,
+    wave,
+)
 
 __all__ = ["diagonal_gap", "gated_step", "invert_step", "linear_iaf"]
 
 # Inputs are fixed and in double precision: known mistakes are then told apart beyond doubt.
-
-
-def _two(result: object, names: str) -> tuple[Any, Any]:
-    if not isinstance(result, tuple | list) or len(result) != 2:
-        raise Wrong(f"return two tensors, {names}, not {describe(result)}.")
-    return result[0], result[1]
 
 
 def gated_step(answer: Callable[..., Any]) -> None:
@@ -40,7 +41,7 @@ def gated_step(answer: Callable[..., Any]) -> None:
     s = torch.tensor([[0.3, -0.9, 1.7], [-0.5, 2.1, 0.4]], dtype=torch.float64)
     gate = torch.sigmoid(s)
     want, logdet = gate * z + (1 - gate) * m, F.logsigmoid(s).sum(1)
-    new, got = _two(answer(z.clone(), m.clone(), s.clone()), "`z` and the log-determinant")
+    new, got = expect_pair(answer(z.clone(), m.clone(), s.clone()), "`z` and the log-determinant")
     faults = [
         ((1 - gate) * z + gate * m, "the gate is upside down: sigmoid(s) multiplies the old z."),
         (gate * z + m, "m is added whole. A gate takes 1 - sigmoid(s) of it."),
@@ -80,7 +81,7 @@ def gated_step(answer: Callable[..., Any]) -> None:
     m = torch.tensor([[2.0, 1e18]], dtype=torch.float64)
     s = torch.tensor([[-800.0, 40.0]], dtype=torch.float64)
     want = torch.sigmoid(s) * z + torch.sigmoid(-s) * m
-    new, got = _two(answer(z.clone(), m.clone(), s.clone()), "`z` and the log-determinant")
+    new, got = expect_pair(answer(z.clone(), m.clone(), s.clone()), "`z` and the log-determinant")
     far = [
         (
             torch.sigmoid(s) * z + (1 - torch.sigmoid(s)) * m,
@@ -97,6 +98,22 @@ def gated_step(answer: Callable[..., Any]) -> None:
         )
     ]
     expect_close(got, F.logsigmoid(s).sum(1), "the log-determinant at large s", faults=lost)
+
+    def right(z: Tensor, m: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.sigmoid(s) * z + torch.sigmoid(-s) * m, F.logsigmoid(s).sum(1)
+
+    def some(*shape: int) -> tuple[Tensor, Tensor, Tensor]:
+        return wave(*shape), wave(*shape, pace=0.9), 2 * wave(*shape, pace=0.5)
+
+    names = ("z", "the log-determinant")
+    cases = {
+        "of a single number": some(1, 1),
+        "of three items of one dimension": some(3, 1),
+        "of as many items as dimensions": some(4, 4),
+        "at very negative s": (wave(2, 2), wave(2, 2, pace=0.9), -700 - 90 * wave(2, 2)),
+    }
+    expect_agreement(answer, right, names, cases)
+    expect_gradients(answer, right, names, some(2, 3), {0: "z", 1: "m", 2: "s"})
 
 
 def invert_step(answer: Callable[..., Tensor]) -> None:
@@ -169,11 +186,47 @@ def invert_step(answer: Callable[..., Tensor]) -> None:
     ]
     expect_close(answer(y, net), z, "z", faults=faults)
 
+    def of_size(dim: int) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+        weight = wave(dim, dim).tril(-1).T
+
+        def net(v: Tensor) -> tuple[Tensor, Tensor]:
+            if v.ndim != 2 or v.shape[1] != dim:
+                raise ValueError(f"net takes a tensor of shape (B, {dim}), got {tuple(v.shape)}")
+            h = v @ weight
+            return h.cos(), 0.5 - h.sin()
+
+        return net
+
+    def right(y: Tensor, net: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Tensor:
+        z = torch.zeros_like(y)
+        for _ in range(y.shape[1]):
+            m, s = net(z)
+            z = undo(y, m, s)
+        return z
+
+    cases = {
+        "of one variable": (wave(1, 1), of_size(1)),
+        "of two variables": (wave(5, 2), of_size(2)),
+        "of seven variables": (2 * wave(2, 7), of_size(7)),
+    }
+    expect_agreement(answer, right, "z", cases)
+
 
 def _covariance() -> Tensor:
     c = [[1.4, 0.0, 0.0, 0.0], [-0.8, 0.6, 0.0, 0.0], [0.5, 0.9, 1.1, 0.0], [0.3, -0.4, 0.7, 0.5]]
     root = torch.tensor(c, dtype=torch.float64)
     return root @ root.T
+
+
+def _covariances() -> dict[str, tuple[Tensor]]:
+    strong = torch.tensor([[2.0, -1.3], [-1.3, 0.9]], dtype=torch.float64)
+    wide = wave(5, 6)
+    return {
+        "of one variable": (torch.tensor([[0.3]], dtype=torch.float64),),
+        "of two variables": (strong,),
+        "of five variables": (wide @ wide.T + 0.2 * torch.eye(5),),
+        "of independent variables": (torch.diag(wave(3).exp()),),
+    }
 
 
 def linear_iaf(answer: Callable[..., Any]) -> None:
@@ -191,7 +244,7 @@ def linear_iaf(answer: Callable[..., Any]) -> None:
     cov = _covariance()
     root = torch.linalg.cholesky(cov)
     sigma = root.diagonal()
-    low, got = _two(answer(cov.clone()), "`L` and `sigma`")
+    low, got = expect_pair(answer(cov.clone()), "`L` and `sigma`")
     unit = root / sigma
     faults = [
         (root, "L has the scales in it. Its diagonal must be ones: divide each column by C_ii."),
@@ -217,6 +270,12 @@ def linear_iaf(answer: Callable[..., Any]) -> None:
     ]
     expect_shape(expect_tensor(low, cov, "L"), tuple(cov.shape), "L")
     expect_close(got, sigma, "sigma", faults=deviations)
+
+    def right(cov: Tensor) -> tuple[Tensor, Tensor]:
+        root = torch.linalg.cholesky(cov)
+        return root / root.diagonal(), root.diagonal()
+
+    expect_agreement(answer, right, ("L", "sigma"), _covariances())
 
 
 def diagonal_gap(answer: Callable[..., Tensor]) -> None:
@@ -257,3 +316,8 @@ def diagonal_gap(answer: Callable[..., Tensor]) -> None:
         (want / len(cov), "you average over the variables. The divergence is a sum."),
     ]
     expect_close(answer(cov.clone()), want, "the loss", faults=faults)
+
+    def right(cov: Tensor) -> Tensor:
+        return 0.5 * (torch.linalg.inv(cov).diagonal().log().sum() + torch.logdet(cov))
+
+    expect_agreement(answer, right, "the loss", _covariances())

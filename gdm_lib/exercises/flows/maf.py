@@ -8,8 +8,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from gdm_lib.exercises._check import Wrong
-from gdm_lib.exercises.expect import expect_close, expect_gradient
+from gdm_lib.exercises.expect import (
+    expect_agreement,
+    expect_close,
+    expect_finite,
+    expect_gradient,
+    expect_gradients,
+    wave,
+)
 
 __all__ = ["log_density", "mixture_log_prob", "path_counts", "sample_from_noise"]
 
@@ -81,6 +87,21 @@ def path_counts(answer: Callable[..., Tensor]) -> None:
     three = answer(torch.tensor([1, 2, 0]), torch.tensor([2.0, 2, 1, 2]))
     fewer = torch.tensor([[0.0, 4, 3], [0, 0, 0], [0, 1, 0]])
     expect_close(three, fewer, "the matrix of paths of three variables")
+
+    def right(order: Tensor, degrees: Tensor) -> Tensor:
+        place = order.argsort() + 1
+        first = (degrees[:, None] >= place).to(degrees)
+        return (place[:, None] > degrees).to(degrees) @ first
+
+    cases = {
+        "of one variable": (torch.tensor([0]), torch.tensor([1.0, 1])),
+        "through one unit": (torch.tensor([1, 3, 0, 2, 4]), torch.tensor([3.0])),
+        "of five variables": (
+            torch.tensor([4, 0, 1, 3, 2]),
+            torch.tensor([4.0, 1, 2, 2, 3, 1, 4, 1]),
+        ),
+    }
+    expect_agreement(answer, right, "the matrix of paths", cases)
 
 
 def _conditionals() -> tuple[Tensor, Tensor, Tensor]:
@@ -164,6 +185,22 @@ def log_density(answer: Callable[..., Tensor]) -> None:
     slope = ((x - mu) * (-alpha).exp()) ** 2 - 1
     expect_close(gradient, slope, "the gradient of the log-density with respect to `alpha`")
 
+    def right(x: Tensor, mu: Tensor, alpha: Tensor) -> Tensor:
+        return (-0.5 * ((x - mu) / alpha.exp()) ** 2 - half_log - alpha).sum(1)
+
+    def some(*shape: int) -> tuple[Tensor, Tensor, Tensor]:
+        return 3 * wave(*shape), wave(*shape, pace=0.9), 2 * wave(*shape, pace=0.5)
+
+    cases = {
+        "of a single number": some(1, 1),
+        "of five items of one variable": some(5, 1),
+        "of as many items as variables": some(3, 3),
+        "far from the mean": (1e3 * wave(2, 4), wave(2, 4), wave(2, 4, pace=0.5)),
+    }
+    expect_agreement(answer, right, "the log-density", cases)
+    every = {0: "x", 1: "mu", 2: "alpha"}
+    expect_gradients(answer, right, "the log-density", some(2, 3), every)
+
 
 def sample_from_noise(answer: Callable[..., Tensor]) -> None:
     """Check ``sample_from_noise(net, u)``: MAF's slow direction, variable by variable.
@@ -228,6 +265,31 @@ def sample_from_noise(answer: Callable[..., Tensor]) -> None:
     ]
     expect_close(answer(net, u), want, "x", faults=faults)
 
+    def of_size(dim: int) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+        weight = wave(dim, dim).tril(-1).T
+
+        def net(x: Tensor) -> tuple[Tensor, Tensor]:
+            if x.ndim != 2 or x.shape[1] != dim:
+                raise ValueError(f"net takes all {dim} variables: {tuple(x.shape)}")
+            h = x @ weight
+            return h.cos(), 0.5 - h.sin()
+
+        return net
+
+    def right(net: Callable[[Tensor], tuple[Tensor, Tensor]], u: Tensor) -> Tensor:
+        x = torch.zeros_like(u)
+        for _ in range(u.shape[1]):
+            mu, alpha = net(x)
+            x = u * alpha.exp() + mu
+        return x
+
+    cases = {
+        "of one variable": (of_size(1), wave(1, 1)),
+        "of two variables": (of_size(2), wave(5, 2)),
+        "of seven variables": (of_size(7), wave(2, 7)),
+    }
+    expect_agreement(answer, right, "x", cases)
+
 
 def mixture_log_prob(answer: Callable[..., Tensor]) -> None:
     """Check ``mixture_log_prob(x, logits, mu, alpha)``: MADE MoG's density.
@@ -242,8 +304,7 @@ def mixture_log_prob(answer: Callable[..., Tensor]) -> None:
         Wrong: The first fault found.
     """
     x = _conditionals()[0][:, :2]
-    wave = torch.arange(4 * 3 * 2, dtype=torch.float64).view(4, 3, 2)
-    logits, mu, alpha = (wave * 1.7).sin(), 1.5 * (wave * 2.3).cos(), 0.5 * (wave * 0.9).sin()
+    logits, mu, alpha = wave(4, 3, 2), 1.5 * wave(4, 3, 2, pace=2.3), 0.5 * wave(4, 3, 2, pace=0.9)
     u = (x[:, None] - mu) * (-alpha).exp()
     normal = -0.5 * u**2 - 0.5 * math.log(2 * math.pi) - alpha
     log_weight = logits.log_softmax(1)
@@ -288,10 +349,35 @@ def mixture_log_prob(answer: Callable[..., Tensor]) -> None:
     ]
     expect_close(answer(x, logits, mu, alpha), want, "the log-density", faults=faults)
     got = answer(x + 500, logits, mu, alpha)
-    if isinstance(got, Tensor) and not got.isfinite().all():
-        raise Wrong(
-            "far from all components the sum of densities underflows to zero, and its logarithm "
-            "is infinite. Use `torch.logsumexp` on the logarithms."
-        )
+    expect_finite(
+        got,
+        want,
+        "the log-density far out",
+        "far from all components the sum of densities underflows to zero, and its logarithm "
+        "is infinite. Use `torch.logsumexp` on the logarithms.",
+    )
     far = (log_weight - 0.5 * ((x + 500)[:, None] - mu).div(alpha.exp()) ** 2 - alpha).logsumexp(1)
     expect_close(got, (far - 0.5 * math.log(2 * math.pi)).sum(1), "the log-density far out")
+
+    def right(x: Tensor, logits: Tensor, mu: Tensor, alpha: Tensor) -> Tensor:
+        u = (x[:, None] - mu) * (-alpha).exp()
+        normal = -0.5 * u**2 - 0.5 * math.log(2 * math.pi) - alpha
+        return (logits.log_softmax(1) + normal).logsumexp(1).sum(1)
+
+    def some(*shape: int) -> tuple[Tensor, Tensor, Tensor]:
+        return 2 * wave(*shape), 3 * wave(*shape, pace=0.9), 0.5 * wave(*shape, pace=0.5)
+
+    # Each variable of each item has a largest component of its own.
+    apart = torch.tensor([[0.0, 3000.0, -80.0], [2000.0, 0.0, 1.0]], dtype=torch.float64)
+    heavy, means, scales = some(2, 4, 3)
+    heavy = heavy + torch.tensor([[0.0, 2000, 5], [-4000, 1, 0]], dtype=torch.float64)[:, None]
+    cases = {
+        "of a single component": (wave(3, 2), *some(3, 1, 2)),
+        "of a single number": (wave(1, 1), *some(1, 4, 1)),
+        "of as many components as variables": (wave(2, 3), *some(2, 3, 3)),
+        "of variables that are thousands apart": (apart, *some(2, 4, 3)),
+        "of logits that are thousands apart": (wave(2, 3), heavy, means, scales),
+    }
+    expect_agreement(answer, right, "the log-density", cases)
+    every = {1: "logits", 2: "mu", 3: "alpha"}
+    expect_gradients(answer, right, "the log-density", (wave(2, 3), *some(2, 4, 3)), every)

@@ -8,8 +8,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from gdm_lib.exercises._check import Wrong
-from gdm_lib.exercises.expect import expect_close, expect_gradient
+from gdm_lib.exercises.expect import (
+    expect_agreement,
+    expect_close,
+    expect_finite,
+    expect_gradient,
+    wave,
+)
 
 __all__ = ["coupling_inverse", "inpaint_step", "logistic_log_prob", "volume_floor"]
 
@@ -92,6 +97,23 @@ def coupling_inverse(answer: Callable[..., Tensor]) -> None:
     expect_close(answer(y, net), x, "x", faults=faults)
     expect_close(answer(y[:1], net), x[:1], "x of a single item")
 
+    def of_size(half: int) -> Callable[[Tensor], Tensor]:
+        def net(x: Tensor) -> Tensor:
+            if x.ndim != 2 or x.shape[1] != half:
+                raise ValueError(f"net takes a tensor of shape (B, {half}), got {tuple(x.shape)}")
+            return (x @ wave(half, half)).cos() - x.square()
+
+        return net
+
+    def right(y: Tensor, net: Callable[[Tensor], Tensor]) -> Tensor:
+        return _interleave(y[:, ::2], y[:, 1::2] - net(y[:, ::2]))
+
+    cases = {
+        "of two dimensions": (wave(4, 2), of_size(1)),
+        "of six dimensions": (wave(2, 6), of_size(3)),
+    }
+    expect_agreement(answer, right, "x", cases)
+
 
 def logistic_log_prob(answer: Callable[..., Tensor]) -> None:
     """Check ``logistic_log_prob(h)``: the log-density of independent standard logistics, in nats.
@@ -135,11 +157,13 @@ def logistic_log_prob(answer: Callable[..., Tensor]) -> None:
 
     far = torch.tensor([[2000.0, 1.0], [-3000.0, 1.0]], dtype=torch.float64)
     got = answer(far)
-    if isinstance(got, Tensor) and not got.isfinite().all():
-        raise Wrong(
-            "far from zero exp overflows and the result is not finite. Use "
-            "`torch.nn.functional.softplus` or `logsigmoid`, which are linear there."
-        )
+    expect_finite(
+        got,
+        h,
+        "the log-density far from zero",
+        "far from zero exp overflows and the result is not finite. Use "
+        "`torch.nn.functional.softplus` or `logsigmoid`, which are linear there.",
+    )
     one = float(torch.log1p(torch.tensor(math.e, dtype=torch.float64)))
     one += float(torch.log1p(torch.tensor(1 / math.e, dtype=torch.float64)))
     tails = torch.tensor([-2000.0 - one, -3000.0 - one], dtype=torch.float64)
@@ -148,6 +172,16 @@ def logistic_log_prob(answer: Callable[..., Tensor]) -> None:
     h.requires_grad_()
     gradient = expect_gradient(answer(h), h, "h")
     expect_close(gradient, -(h / 2).tanh(), "the gradient of the log-density")
+
+    def right(h: Tensor) -> Tensor:
+        return (-h - 2 * torch.nn.functional.softplus(-h)).sum(1)
+
+    cases = {
+        "of a single number": (wave(1, 1),),
+        "of five items of one dimension": (3 * wave(5, 1),),
+        "of small and large numbers": (1e4 * wave(3, 3) ** 9,),
+    }
+    expect_agreement(answer, right, "the log-density", cases)
 
 
 def inpaint_step(answer: Callable[..., Tensor]) -> None:
@@ -218,6 +252,21 @@ def inpaint_step(answer: Callable[..., Tensor]) -> None:
     ]
     expect_close(answer(x, slope, noise, observed, rate), want, "the new x", faults=faults)
 
+    def right(x: Tensor, slope: Tensor, noise: Tensor, observed: Tensor, rate: float) -> Tensor:
+        return torch.where(observed == 1, x, (x + rate * (slope + noise)).clamp(0, 1))
+
+    def some(items: int, dim: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        x, seen = wave(items, dim), (wave(items, dim, pace=0.4) > 0).double()
+        return x, 3 * wave(items, dim, pace=0.9), wave(items, dim, pace=1.1), seen
+
+    cases = {
+        "of a single value": (*some(1, 1)[:3], torch.zeros(1, 1, dtype=x.dtype), 0.3),
+        "with a small rate": (*some(4, 3), 0.05),
+        "with a rate of one": (*some(3, 4), 1.0),
+        "with all observed": (*some(2, 2)[:3], torch.ones(2, 2, dtype=x.dtype), 0.5),
+    }
+    expect_agreement(answer, right, "the new x", cases)
+
 
 def volume_floor(answer: Callable[..., Tensor]) -> None:
     """Check ``volume_floor(density, cell)``: the least cross-entropy of volume-preserving flows.
@@ -275,6 +324,13 @@ def volume_floor(answer: Callable[..., Tensor]) -> None:
     ]
     expect_close(answer(p, cell), want, "the floor", faults=faults)
     expect_close(answer(p[:3], 0.7), _floor(p[:3], 0.7), "the floor of another grid")
+    tied = torch.tensor([0.2, 0.6, 0.2, 0.6, 0.2], dtype=torch.float64)
+    cases = {
+        "of a single cell": (p[2:3], 1.1),
+        "of a fine grid": (wave(9) + 1.5, 0.01),
+        "of a density of two values": (tied, 0.5),
+    }
+    expect_agreement(answer, _floor, "the floor", cases)
 
 
 def _floor(p: Tensor, cell: float) -> Tensor:

@@ -10,7 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gdm_lib.exercises._check import Wrong
-from gdm_lib.exercises.expect import expect_close, expect_gradient
+from gdm_lib.exercises.expect import (
+    expect_agreement,
+    expect_close,
+    expect_finite,
+    expect_gradient,
+    wave,
+)
 
 __all__ = ["constrained_u", "free_energy", "planar_logdet", "radial_inverse"]
 
@@ -78,12 +84,17 @@ def constrained_u(answer: Callable[..., Tensor]) -> None:
     ]
     expect_close(answer(w, legal), mended, "the vector for a u that was legal", faults=faults)
 
-    far = answer(w, -300 * w)
-    if isinstance(far, Tensor) and not far.isfinite().all():
-        raise Wrong("the result is not finite where w'u is very negative.")
-    high = answer(w, 300 * w)
-    if isinstance(high, Tensor) and not high.isfinite().all():
-        raise Wrong("exp(w'u) overflows where w'u is large. Use `F.softplus`.")
+    negative = "the result is not finite where w'u is very negative."
+    expect_finite(answer(w, -300 * w), w, "the vector", negative)
+    overflow = "exp(w'u) overflows where w'u is large. Use `F.softplus`."
+    expect_finite(answer(w, 300 * w), w, "the vector", overflow)
+    cases = {
+        "where w'u is very negative": (w, -300 * w),
+        "where w'u is very large": (w, 300 * w),
+        "of one dimension": (_vector(-0.7), _vector(3.0)),
+        "of five dimensions": (wave(5), wave(5, pace=0.9)),
+    }
+    expect_agreement(answer, _constrained_u, "the vector", cases)
 
     w, u = w[:2].clone().requires_grad_(), u[:2].clone().requires_grad_()
     got = answer(w, u)
@@ -94,6 +105,11 @@ def constrained_u(answer: Callable[..., Tensor]) -> None:
         right = torch.autograd.grad(want.sum(), x, retain_graph=True)[0]
         gradient = expect_gradient(got, x, name)
         expect_close(gradient, right, f"the gradient with respect to `{name}`")
+
+
+def _constrained_u(w: Tensor, u: Tensor) -> Tensor:
+    wu = w @ u
+    return u + (F.softplus(wu) - 1 - wu) * w / (w @ w)
 
 
 def planar_logdet(answer: Callable[..., Tensor]) -> None:
@@ -172,6 +188,16 @@ def planar_logdet(answer: Callable[..., Tensor]) -> None:
     expect_close(got, want, "the log-determinant of two points")
     right = torch.autograd.grad(want.sum(), z, retain_graph=True)[0]
     expect_close(expect_gradient(got, z, "z"), right, "the gradient with respect to `z`")
+
+    def logdet(z: Tensor, w: Tensor, u: Tensor, b: float) -> Tensor:
+        return torch.log1p((w @ u) * (1 - torch.tanh(z @ w + b) ** 2))
+
+    cases = {
+        "of one point in one dimension": (wave(1, 1), _vector(0.9), _vector(-0.8), -1.2),
+        "of five points in two dimensions": (2 * wave(5, 2), w[:2], u[:2], 0.0),
+        "of points far from the plane": (9 * wave(3, 3), w, u, 2.5),
+    }
+    expect_agreement(answer, logdet, "the log-determinant", cases)
 
 
 def radial_inverse(answer: Callable[..., Tensor]) -> None:
@@ -255,6 +281,19 @@ def radial_inverse(answer: Callable[..., Tensor]) -> None:
         )
     expect_close(centre, c[None], "the point that is the centre")
 
+    def right(y: Tensor, c: Tensor, alpha: float, beta: float) -> Tensor:
+        rho, total = (y - c).norm(dim=1, keepdim=True), alpha + beta
+        r = (rho - total + torch.sqrt((total - rho) ** 2 + 4 * alpha * rho)) / 2
+        return c + (y - c) / (1 + beta / (alpha + r))
+
+    cases = {
+        "of one dimension": (wave(1, 1), _vector(0.2), 0.5, 0.4),
+        "of five dimensions": (2 * wave(2, 5), wave(5, pace=0.9), 2.0, -1.9),
+        "far from the centre": (100 * wave(4, 2), c, 0.3, 2.0),
+        "near the centre": (c + 0.01 * wave(4, 2), c, 1.5, 6.0),
+    }
+    expect_agreement(answer, right, "the point", cases)
+
 
 def free_energy(answer: Callable[..., Tensor]) -> None:
     """Check ``free_energy(log_q0, logdets, log_p, heat)``: E[log q_K(z_K) - heat log p(z_K)].
@@ -313,6 +352,16 @@ def free_energy(answer: Callable[..., Tensor]) -> None:
 
     none = answer(log_q0, logdets[:0], log_p, 1.0)
     expect_close(none, (log_q0 - log_p).mean(), "the free energy of a flow without steps")
+
+    def right(log_q0: Tensor, logdets: Tensor, log_p: Tensor, heat: float) -> Tensor:
+        return (log_q0 - logdets.sum(0) - heat * log_p).mean()
+
+    cases = {
+        "of a single draw": (wave(1), wave(2, 1), wave(1, pace=0.9), 0.1),
+        "of a single step": (wave(5), wave(1, 5), 3 * wave(5, pace=0.9), 1.0),
+        "of as many steps as draws": (wave(3), wave(3, 3), wave(3, pace=0.9), 0.01),
+    }
+    expect_agreement(answer, right, "the free energy", cases)
 
     inputs = [v.clone().requires_grad_() for v in (log_q0, logdets, log_p)]
     got = answer(*inputs, heat)

@@ -10,8 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gdm_lib.exercises._check import Wrong, describe
-from gdm_lib.exercises.expect import expect_close
+from gdm_lib.exercises.expect import (
+    expect_agreement,
+    expect_close,
+    expect_gradients,
+    expect_pair,
+    wave,
+)
 
 __all__ = ["bits_per_dim", "masked_coupling", "masked_inverse", "squeeze"]
 
@@ -39,6 +44,35 @@ def _coupling() -> tuple[Tensor, Tensor, Net, Net]:
     return torch.tensor(x, dtype=torch.float64), b, s, t
 
 
+def _couplings() -> dict[str, tuple[Tensor, Tensor, Net, Net]]:
+    """Inputs of other sizes, and masks that keep all or nothing."""
+
+    def some(items: int, *mask: float) -> tuple[Tensor, Tensor, Net, Net]:
+        dim = len(mask)
+        row = wave(dim, pace=0.9)
+
+        def s(v: Tensor) -> Tensor:
+            return 0.5 * torch.cos(v @ wave(dim, dim)) + row
+
+        def t(v: Tensor) -> Tensor:
+            return v.sum(1, keepdim=True) - row
+
+        return wave(items, dim), torch.tensor(mask, dtype=torch.float64), s, t
+
+    return {
+        "of a single number": some(1, 0.0),
+        "of two dimensions": some(4, 0.0, 1.0),
+        "of a mask that keeps all": some(2, 1.0, 1.0, 1.0),
+        "of a mask that keeps nothing": some(3, 0.0, 0.0, 0.0),
+        "of a single item": some(1, 0.0, 1.0, 1.0, 0.0, 1.0, 0.0),
+    }
+
+
+def _coupled(x: Tensor, b: Tensor, s: Net, t: Net) -> tuple[Tensor, Tensor]:
+    log_scale, shift = (1 - b) * s(b * x), (1 - b) * t(b * x)
+    return x * log_scale.exp() + shift, log_scale.sum(1)
+
+
 def masked_coupling(answer: Callable[..., Any]) -> None:
     """Check ``masked_coupling(x, b, s, t)``: an affine coupling under a mask.
 
@@ -57,10 +91,7 @@ def masked_coupling(answer: Callable[..., Any]) -> None:
     log_scale, shift = (1 - b) * s(seen), (1 - b) * t(seen)
     want, logdet = x * log_scale.exp() + shift, log_scale.sum(1)
 
-    result = answer(x, b, s, t)
-    if not isinstance(result, tuple | list) or len(result) != 2:
-        raise Wrong(f"return two tensors, `y` and the log-determinant, not {describe(result)}.")
-    y, got = result
+    y, got = expect_pair(answer(x, b, s, t), "`y` and the log-determinant")
     faults = [
         (
             b * x + (1 - b) * (x * s(x).exp() + t(x)),
@@ -128,6 +159,9 @@ def masked_coupling(answer: Callable[..., Any]) -> None:
         (torch.zeros_like(logdet), "a log-determinant of 0 would be NICE's: this layer stretches."),
     ]
     expect_close(got, logdet, "the log-determinant", faults=faults)
+    names = ("y", "the log-determinant")
+    expect_agreement(answer, _coupled, names, _couplings())
+    expect_gradients(answer, _coupled, names, (x, b, s, t), {0: "x"})
 
 
 def masked_inverse(answer: Callable[..., Tensor]) -> None:
@@ -191,6 +225,11 @@ def masked_inverse(answer: Callable[..., Tensor]) -> None:
     ]
     expect_close(answer(y, b, s, t), x, "x", faults=faults)
 
+    def right(y: Tensor, b: Tensor, s: Net, t: Net) -> Tensor:
+        return b * y + (1 - b) * (y - t(b * y)) * (-s(b * y)).exp()
+
+    expect_agreement(answer, right, "x", _couplings())
+
 
 def squeeze(answer: Callable[..., Tensor]) -> None:
     """Check ``squeeze(x)``: ``(B, C, H, W)`` -> ``(B, 4C, H/2, W/2)``.
@@ -240,6 +279,13 @@ def squeeze(answer: Callable[..., Tensor]) -> None:
         ),
     ]
     expect_close(answer(x), want, "the squeezed picture", faults=faults)
+    cases = {
+        "of one block": (wave(1, 1, 2, 2),),
+        "of three channels": (wave(1, 3, 6, 4),),
+        "of two rows": (wave(3, 1, 2, 8),),
+        "of two columns": (wave(2, 5, 6, 2),),
+    }
+    expect_agreement(answer, lambda x: F.pixel_unshuffle(x, 2), "the squeezed picture", cases)
 
 
 def bits_per_dim(answer: Callable[..., Tensor]) -> None:
@@ -330,3 +376,19 @@ def bits_per_dim(answer: Callable[..., Tensor]) -> None:
         ),
     ]
     expect_close(answer(log_density, values, levels, alpha), want, "the cost", faults=faults)
+
+    def cost(log_density: Tensor, v: Tensor, levels: int, alpha: float) -> Tensor:
+        r = alpha + (1 - 2 * alpha) * v
+        slope = math.log(1 - 2 * alpha) - r.log() - torch.log1p(-r) - math.log(levels)
+        return -(log_density + slope.sum(1)) / (v.shape[1] * math.log(2))
+
+    def inside(*shape: int) -> Tensor:
+        return 0.5 + 0.45 * wave(*shape, pace=0.9)
+
+    cases = {
+        "of a single number": (wave(1), inside(1, 1), 256, 0.001),
+        "of two levels": (3 * wave(5), inside(5, 2), 2, 0.1),
+        "of as many items as dimensions": (9 * wave(4), inside(4, 4), 32, 0.2),
+        "of a density that is high": (50 + wave(2), inside(2, 6), 8, 0.05),
+    }
+    expect_agreement(answer, cost, "the cost", cases)

@@ -10,7 +10,14 @@ from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
 from gdm_lib.exercises._check import Wrong
-from gdm_lib.exercises.expect import expect_close, expect_gradient
+from gdm_lib.exercises.expect import (
+    expect_agreement,
+    expect_close,
+    expect_finite,
+    expect_gradient,
+    expect_gradients,
+    wave,
+)
 
 __all__ = [
     "free_bits",
@@ -117,6 +124,16 @@ def gaussian_kl(answer: Callable[..., Tensor]) -> None:
         gradient, (log_var.exp() - 1) / 2, "the gradient of the KL with respect to `log_var`"
     )
 
+    def right(mu: Tensor, log_var: Tensor) -> Tensor:
+        return (mu.square() + log_var.exp() - log_var - 1).sum(1) / 2
+
+    cases = {
+        "of a single number": (wave(1, 1), wave(1, 1, pace=0.9)),
+        "of five dimensions": (3 * wave(2, 5), 2 * wave(2, 5, pace=0.9)),
+        "of narrow posteriors": (wave(3, 2), wave(3, 2, pace=0.9) - 20),
+    }
+    expect_agreement(answer, right, "the KL", cases)
+
 
 def reparameterise(answer: Callable[..., Tensor]) -> None:
     """Check ``reparameterise(mu, log_var, eps)``: a draw from N(mu, diag exp(log_var)).
@@ -198,6 +215,11 @@ def reparameterise(answer: Callable[..., Tensor]) -> None:
     expect_close(gradient, torch.ones_like(mu), "the gradient of z with respect to `mu`")
     gradient = expect_gradient(got, log_var, "log_var")
     expect_close(gradient, std * eps / 2, "the gradient of z with respect to `log_var`")
+    cases = {
+        "of a single number": (wave(1, 1), wave(1, 1, pace=0.9), wave(1, 1, pace=0.5)),
+        "of five dimensions": (wave(2, 5), 4 * wave(2, 5, pace=0.9), wave(2, 5, pace=0.5)),
+    }
+    expect_agreement(answer, lambda mu, log_var, eps: mu + (log_var / 2).exp() * eps, "z", cases)
 
 
 def importance_log_prob(answer: Callable[..., Tensor]) -> None:
@@ -291,9 +313,33 @@ def importance_log_prob(answer: Callable[..., Tensor]) -> None:
         ),
     ):
         got = answer(log_p + shift, log_q)
-        if isinstance(got, Tensor) and not got.isfinite().all():
-            raise Wrong(f"{fault} Use `torch.logsumexp`, which takes out the largest first.")
-        expect_close(got, want + shift, f"the estimate with log-weights near {shift}", rtol=1e-6)
+        name = f"the estimate with log-weights near {shift}"
+        stable = f"{fault} Use `torch.logsumexp`, which takes out the largest first."
+        expect_finite(got, want, name, stable)
+        expect_close(got, want + shift, name, rtol=1e-6)
+
+    def right(log_p: Tensor, log_q: Tensor) -> Tensor:
+        return (log_p - log_q).logsumexp(0) - math.log(len(log_p))
+
+    # Each example has its own largest weight: that of one may be thousands above another's.
+    apart = torch.tensor([0.0, 4000, -3000], dtype=torch.float64)
+    far_p, far_q = wave(4, 3) + apart, wave(4, 3, pace=0.9)
+    expect_finite(
+        answer(far_p, far_q),
+        apart,
+        "the estimate",
+        "the estimate is not finite for examples whose log-weights are thousands apart. Take out "
+        "the largest weight of each example, over dim 0, and not the largest of all.",
+    )
+    cases = {
+        "of examples that are thousands apart": (far_p, far_q),
+        "of draws that are hundreds apart": (500 * wave(5, 2), wave(5, 2, pace=0.9)),
+        "of a single example": (3 * wave(5, 1), wave(5, 1, pace=0.9)),
+        "of a single weight": (wave(1, 1), wave(1, 1, pace=0.9)),
+    }
+    expect_agreement(answer, right, "the estimate", cases)
+    both = {0: "log_p_xz", 1: "log_q_z"}
+    expect_gradients(answer, right, "the estimate", (log_p, log_q), both)
 
 
 def score_function_gradient(answer: Callable[..., Tensor]) -> None:
@@ -386,6 +432,19 @@ def score_function_gradient(answer: Callable[..., Tensor]) -> None:
     want = (step(z)[:, None] * eps).mean(0)
     expect_close(answer(step, mu, eps), want, "the estimate for a step function f")
 
+    def square(z: Tensor) -> Tensor:
+        return (z - 0.3).square().sum(1) + z[:, 0]
+
+    def right(f: Callable[[Tensor], Tensor], mu: Tensor, eps: Tensor) -> Tensor:
+        return (f(mu + eps)[:, None] * eps).mean(0)
+
+    cases = {
+        "in one dimension": (square, wave(1), wave(6, 1, pace=0.9)),
+        "from a single draw": (square, wave(4), wave(1, 4, pace=0.9)),
+        "from as many draws as dimensions": (square, wave(3), 2 * wave(3, 3, pace=0.9)),
+    }
+    expect_agreement(answer, right, "the estimate", cases)
+
 
 def free_bits(answer: Callable[..., Tensor]) -> None:
     """Check ``free_bits(kl_per_unit, floor)``: the KL term with a floor on each latent unit.
@@ -472,3 +531,14 @@ def free_bits(answer: Callable[..., Tensor]) -> None:
     gradient = expect_gradient(answer(kl, floor), kl, "kl_per_unit")
     slope = (units > floor).to(kl.dtype).expand_as(kl) / kl.shape[0]
     expect_close(gradient, slope, "the gradient of the penalty with respect to `kl_per_unit`")
+
+    def right(kl_per_unit: Tensor, floor: float) -> Tensor:
+        return kl_per_unit.mean(0).clamp(min=floor).sum()
+
+    cases = {
+        "of a single unit": (wave(6, 1) + 1, 1.2),
+        "of a single item": (wave(1, 5) + 1, 0.8),
+        "of as many items as units": (wave(3, 3) + 1, 1.0),
+        "without a floor": (wave(2, 4) + 1, 0.0),
+    }
+    expect_agreement(answer, right, "the penalty", cases)

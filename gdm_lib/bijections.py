@@ -27,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gdm_lib._inputs import check_some, grey_levels, not_finite
 from gdm_lib.likelihoods import LOG_2PI
 from gdm_lib.nn import (
     check_batch,
@@ -481,6 +482,8 @@ class Logit(nn.Module):
         x = exact(x)
         p = self.alpha + (1 - 2 * self.alpha) * x
         if not bool(((p > 0) & (p < 1)).all()):
+            if where := not_finite(x):
+                raise ValueError(f"x must lie in [0, 1], got {where}")
             raise ValueError(
                 f"x must lie in [0, 1] (without the ends if alpha is 0), got {float(x.min()):.6g} "
                 f"to {float(x.max()):.6g}; scale the data, or take a larger alpha"
@@ -537,16 +540,23 @@ class Dequantise(nn.Module):
             return x, x.new_zeros(0)
         off = (x * (self.levels - 1) - level).abs().max()
         if not (off < tolerance and level.min() >= 0 and level.max() < self.levels):
-            raise ValueError(
-                f"x must hold multiples of 1/{self.levels - 1} in [0, 1], got values from "
-                f"{float(x.min()):.6g} to {float(x.max()):.6g} that are up to {float(off):.2g} "
-                "levels away from one; quantise the data, or set levels to what they have"
-            )
+            raise ValueError(self._not_levels(x, float(off)))
         # In float32, 200 + u rounds to 201 for one u in 10^5, and an image has thousands of pixels.
         edge = 4 * self.levels * torch.finfo(x.dtype).eps
         u = uniform(x.shape, x, generator)
         z = (level + u.clamp(edge, 1 - edge)) / self.levels
         return z, _constant(-math.log(self.levels) * math.prod(x.shape[1:]), x)
+
+    def _not_levels(self, x: Tensor, off: float) -> str:
+        said = f"x must hold multiples of 1/{self.levels - 1} in [0, 1], got"
+        if where := not_finite(x):
+            return f"{said} {where}"
+        cure = grey_levels(x, "x", self.levels)
+        return (
+            f"{said} values from {float(x.min()):.6g} to {float(x.max()):.6g} that are up to "
+            f"{off:.2g} levels away from one; set levels to what they have, or quantise the data"
+            f"{f'; take {cure}' if cure else ', in [0, 1]'}"
+        )
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The level of the bin, as a grey value in [0, 1]; beyond the range, the nearest level."""
@@ -657,7 +667,10 @@ class Flow(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """``z``, the log-determinant ``(B,)``, and what the base gets of ``y``."""
         any_shape = x.shape[1:] if isinstance(x, Tensor) else ()
-        check_batch("x", x, any_shape if self.data_shape is None else self.data_shape)
+        levels = None if self.dequantise is None else self.dequantise.levels
+        check_batch(
+            "x", x, any_shape if self.data_shape is None else self.data_shape, levels=levels
+        )
         context, base_context = self._contexts(y, len(x))
         volume: Tensor | float = 0.0
         if self.dequantise is not None:
@@ -699,6 +712,7 @@ class Flow(nn.Module):
             ``bits_per_dim`` if the data are grey levels.
         """
         log_base, logdet = (term.mean() for term in self._terms(x, y, generator))
+        check_some("x", x)
         terms = {
             "loss": -(log_base + logdet),
             "log_base": log_base.detach(),

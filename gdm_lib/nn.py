@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -14,6 +13,8 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from gdm_lib._inputs import a_tensor, batch_of, check, check_count, labels_of, real, rows
 
 __all__ = [
     "ClassEmbedding",
@@ -45,22 +46,6 @@ M = TypeVar("M", bound=nn.Module)
 
 
 # What enters a model: counts, sizes, batches, conditions
-
-
-def check_count(name: str, value: int, least: int = 0) -> None:
-    """Refuse what isn't a whole number of at least ``least``.
-
-    Raises:
-        TypeError: no int: a float, a bool, a tuple.
-        ValueError: an int below ``least``.
-    """
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(
-            f"{name} must be an int of at least {least}, got {value!r} of type "
-            f"{type(value).__name__}; give one number, such as {max(least, 1)}"
-        )
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
 
 
 def check_sizes(name: str, sizes: Sequence[int]) -> tuple[int, ...]:
@@ -105,47 +90,28 @@ def check_image(name: str, shape: Sequence[int], multiple: int, why: str) -> tup
     return c, h, w
 
 
-def check_batch(name: str, x: Tensor, shape: Sequence[int], *, floating: bool = True) -> None:
+def check_batch(
+    name: str,
+    x: Tensor,
+    shape: Sequence[int],
+    *,
+    floating: bool = True,
+    levels: int | None = None,
+) -> None:
     """Refuse what isn't a batch of items.
 
     Args:
         name: what the caller calls the batch, ``"x"`` or ``"z"``.
         x: the batch.
-        shape: one item's; -1 where any size will do.
+        shape: one item's; -1 where any size of at least 1 will do.
         floating: whether its entries must be floating point.
+        levels: where they are grey levels in [0, 1], how many.
 
     Raises:
         TypeError: no tensor.
         ValueError: another shape or dtype; names what was expected, what came and what to do.
     """
-    if not isinstance(x, Tensor):
-        raise TypeError(
-            f"{name} must be a tensor, got {type(x).__name__}; take torch.as_tensor({name})"
-        )
-    shape, got = tuple(shape), tuple(x.shape)
-    if not _fits(got[1:], shape) or not got:
-        wanted = ", ".join(["B", *("any" if size == -1 else str(size) for size in shape)])
-        wanted += "," if not shape else ""
-        cure = "give items of the shape that the model was made for"
-        if len(got) > 1 and -1 not in shape and math.prod(got[1:]) == math.prod(shape):
-            cure = f"take {name}.reshape({', '.join(map(str, (len(x), *shape)))})"
-        if _fits(got, shape):
-            cure = f"a single item needs {name}[None]"
-        elif len(shape) == 3 and _fits((*got[:1], *got[-1:], *got[1:-1])[1:], shape):
-            cure = f"its channels are last; take {name}.movedim(-1, 1)"
-        raise ValueError(f"{name} must be a batch of shape ({wanted}), got {got}; {cure}")
-    if floating and not x.is_floating_point():
-        raise ValueError(
-            f"{name} must be floating point, got {x.dtype}; for levels 0 to L - 1 take "
-            f"{name} / (L - 1), which for bytes is {name} / 255, and for numbers that are to stay "
-            f"as they are {name}.float()"
-        )
-
-
-def _fits(got: Sequence[int], shape: Sequence[int]) -> bool:
-    return len(got) == len(shape) and all(
-        want in (-1, size) for want, size in zip(shape, got, strict=True)
-    )
+    check(name, x, a_tensor, batch_of(shape), *([real(levels)] if floating else []))
 
 
 def in_dtype_of(module: nn.Module, x: Tensor) -> Tensor:
@@ -165,22 +131,8 @@ def check_labels(name: str, y: Tensor, classes: int) -> Tensor:
         TypeError: no tensor.
         ValueError: no vector, another dtype, or a label that isn't below ``classes``.
     """
-    _check_tensor(name, y)
-    if y.ndim != 1 or y.is_floating_point() or y.dtype == torch.bool or y.is_complex():
-        cure = f"take {name}.long()" if y.ndim == 1 else "give one label for each item"
-        if y.ndim == 0:
-            cure = f"for n items of one class take {name}.expand(n)"
-        raise ValueError(
-            f"{name} must be int64 labels of shape (B,), got {y.dtype} of shape "
-            f"{tuple(y.shape)}; {cure}"
-        )
-    y = y.long()
-    if y.numel() and not 0 <= int(y.min()) <= int(y.max()) < classes:
-        raise ValueError(
-            f"{name} must hold labels 0 to {classes - 1}, got {int(y.min())} to {int(y.max())}; "
-            f"make the model with as many classes as the data have"
-        )
-    return y
+    check(name, y, a_tensor, labels_of(classes))
+    return y.long()
 
 
 def context_of(
@@ -222,17 +174,7 @@ def context_of(
             f"y must have one row for each of {n} items, got None; this model was made with "
             f"context_dim={context_dim}"
         )
-    _check_tensor("y", y)
-    if y.ndim == 0:
-        raise ValueError(
-            f"y must have one row for each of {n} items, got a tensor without dimensions; for one "
-            f"condition for all take y.expand({n})"
-        )
-    if len(y) != n:
-        raise ValueError(
-            f"y must have one row for each of {n} items, got {len(y)}; for k items of each "
-            "condition take k * len(y) items and y.repeat_interleave(k, 0)"
-        )
+    check("y", y, rows(n, labels=embed is not None))
     if embed is None and not y.is_floating_point():
         raise ValueError(
             f"y must be a context of floating point, ({n}, {context_dim}), got {y.dtype} of shape "
@@ -248,13 +190,6 @@ def context_of(
             f"{tuple(context.shape)}; {cure}"
         )
     return cast(Tensor, context)
-
-
-def _check_tensor(name: str, y: Any) -> None:
-    if isinstance(y, Tensor):
-        return
-    cure = f"torch.full((n,), {y!r}) for n items" if isinstance(y, int) else "torch.as_tensor(y)"
-    raise TypeError(f"{name} must be a tensor, got {type(y).__name__}; take {cure}")
 
 
 # Networks

@@ -27,11 +27,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gdm_lib._inputs import check_some
 from gdm_lib.autoregression import Place, sequential
 from gdm_lib.bijections import check_inputs
-from gdm_lib.likelihoods import Bernoulli, check_levels
+from gdm_lib.likelihoods import Bernoulli, check_items
 from gdm_lib.nn import (
-    check_batch,
     check_count,
     check_sizes,
     context_of,
@@ -314,9 +314,7 @@ class MADE(nn.Module):
     def log_prob_of_order(self, x: Tensor, order: int, y: Tensor | None = None) -> Tensor:
         """log p(x) under one of the orders, in nats: ``(B, *data_shape)`` -> ``(B,)``."""
         levels = getattr(self.likelihood, "levels", 0)
-        check_batch("x", x, self.data_shape, floating=not levels)
-        if levels:
-            check_levels("x", x, levels)
+        check_items("x", x, self.data_shape, self.likelihood)
         x = x.reshape(len(x), 1, self.net.dim)
         seen = self._seen(x)
         params = self.net(seen[:, 0], self._context(y, len(x)), order)
@@ -335,7 +333,9 @@ class MADE(nn.Module):
     ) -> dict[str, Tensor]:
         """Negative log-likelihood in nats per item (equation 3) under one order, drawn anew."""
         order = int(torch.randint(self.net.orders, (), generator=generator))
-        return {"loss": -self.log_prob_of_order(x, order, y).mean()}
+        loss = -self.log_prob_of_order(x, order, y).mean()
+        check_some("x", x)
+        return {"loss": loss}
 
     @torch.no_grad()
     @evaluates

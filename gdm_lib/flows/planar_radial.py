@@ -25,7 +25,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gdm_lib._inputs import check_some
 from gdm_lib.bijections import Flow, check_inputs
+from gdm_lib.likelihoods import check_items
 from gdm_lib.nn import (
     check_batch,
     check_count,
@@ -315,7 +317,7 @@ class FlowVAE(nn.Module):
         """``z_K (L, B, D)`` and ``log q_K(z_K|x) (L, B)`` (equation 13), ``L = samples``."""
         any_shape = x.shape[1:] if isinstance(x, Tensor) else ()
         shape = any_shape if self.data_shape is None else self.data_shape
-        check_batch("x", x, shape, floating=not hasattr(self.likelihood, "levels"))
+        check_items("x", x, shape, self.likelihood)
         check_count("samples", samples, 1)
         seen = seen_by(self.encoder, self.likelihood, x)
         mu, log_var, context = through(self.encoder, seen)
@@ -367,6 +369,7 @@ class FlowVAE(nn.Module):
             item, whose sum is the loss at ``beta = 1``.
         """
         log_px_z, log_pz, log_q = (term.mean() for term in self._terms(x, y, 1, generator))
+        check_some("x", x)
         return {
             "loss": log_q - beta * (log_px_z + log_pz),
             "distortion": -log_px_z.detach(),

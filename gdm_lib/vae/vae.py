@@ -22,7 +22,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from gdm_lib.likelihoods import LOG_2PI, Bernoulli, check_levels
+from gdm_lib._inputs import check_some
+from gdm_lib.likelihoods import LOG_2PI, Bernoulli, check_items, check_levels
 from gdm_lib.nn import (
     check_batch,
     check_count,
@@ -259,7 +260,7 @@ class VAE(nn.Module):
             ValueError: ``x`` isn't a batch of items of ``data_shape``, or of another dtype than
                 the likelihood takes: floating point, or levels as int64.
         """
-        check_batch("x", x, self.data_shape, floating=not hasattr(self.likelihood, "levels"))
+        check_items("x", x, self.data_shape, self.likelihood)
         mu, log_var = through(self.encoder, seen_by(self.encoder, self.likelihood, x))
         return mu, log_var
 
@@ -331,6 +332,7 @@ class VAE(nn.Module):
         """
         _refuse_labels(y)
         log_px_z, z, mu, log_var = self._draw(x, self.samples, generator)
+        check_some("x", x)
         return {
             "loss": -self.estimator(log_px_z, z, mu, log_var).mean(),
             "distortion": -log_px_z.mean().detach(),

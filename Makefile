@@ -29,7 +29,7 @@ help:  ## list the targets
 	  printf '%-14s %s\n' "$$target" "$$text"; done
 
 lab: $(READY)  ## open the book in JupyterLab (PORT=8888)
-	@$(PY) -m jupyter lab --port $(PORT) --LabApp.default_url=/lab/tree/$(START) $(LAB_ARGS)
+	@$(PY) -m chapters._tools.lab --port $(PORT) --LabApp.default_url=/lab/tree/$(START) $(LAB_ARGS)
 
 test: $(READY)  ## run every test: code, notebooks, site, browser (STAGES="lint unit")
 	@if command -v npm >/dev/null 2>&1; then $(MAKE) --no-print-directory assets; fi
@@ -72,8 +72,6 @@ $(READY): pyproject.toml constraints.txt
 	@$(PY) -m pip install --quiet '$(TORCH)'
 	@grep -v '^torch==' constraints.txt > .venv/constraints.txt
 	@$(PY) -m pip install --quiet -c .venv/constraints.txt -e '.[book,tests]'
-	@mkdir -p .venv/share/jupyter/lab/settings
-	@cp chapters/_site/lab.json .venv/share/jupyter/lab/settings/overrides.json
 	@touch $@
 
 .PHONY: assets

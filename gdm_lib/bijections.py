@@ -27,8 +27,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gdm_lib._inputs import check_some, grey_levels, not_finite
 from gdm_lib.likelihoods import LOG_2PI
-from gdm_lib.nn import evaluates, evaluating, exact, gaussian, trains, uniform
+from gdm_lib.nn import (
+    check_batch,
+    check_count,
+    check_labels,
+    check_sizes,
+    context_of,
+    evaluates,
+    evaluating,
+    exact,
+    gaussian,
+    in_dtype_of,
+    moments,
+    several_processes,
+    trains,
+    uniform,
+)
 
 __all__ = [
     "Affine",
@@ -70,19 +86,10 @@ def check_inputs(
         context_dim: how many features it must have; 0 for none.
 
     Raises:
+        TypeError: the batch is no tensor.
         ValueError: names the argument, what was expected, what came and what to do.
     """
-    fits = value.ndim == len(shape) + 1 and all(
-        want in (-1, got) for want, got in zip(shape, value.shape[1:], strict=True)
-    )
-    if not fits:
-        wanted = ", ".join("any" if size == -1 else str(size) for size in shape)
-        raise ValueError(
-            f"{name} must be a batch of shape (B, {wanted}), got {tuple(value.shape)}; "
-            "a single item needs x[None]"
-        )
-    if not value.is_floating_point():
-        raise ValueError(f"{name} must be floating point, got {value.dtype}; take x.float()")
+    check_batch(name, value, shape)
     if context is None and context_dim:
         raise ValueError(
             f"context must have shape ({len(value)}, {context_dim}), got None; this bijection was "
@@ -366,8 +373,9 @@ class BatchNorm(nn.Module):
 
     In training they are the batch's, and gradients flow through them; a running average is kept
     for evaluation. (Appendix E normalises by a running average in training too; this is its
-    ``rho = 0``, and MAF's choice.) ``inverse`` has no batch to take statistics of, and is refused
-    in train mode, where it would undo something else than ``forward`` does.
+    ``rho = 0``, and MAF's choice.) Where several processes share a batch, its statistics are those
+    of the whole, and each has the same average. ``inverse`` has no batch to take statistics of, and
+    is refused in train mode, where it would undo something else than ``forward`` does.
 
     Args:
         features: size of dimension 1.
@@ -402,10 +410,13 @@ class BatchNorm(nn.Module):
     def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if not self.training:
             return self.mean, self.var
-        if x.numel() == self.features:
+        if several_processes():
+            mean, var = moments(exact(x))
+        elif x.numel() == self.features:
             raise ValueError("x must have more than one item in training: one has no variance")
-        over = [0, *range(2, x.ndim)]
-        var, mean = torch.var_mean(exact(x), over, correction=0)
+        else:
+            over = [0, *range(2, x.ndim)]
+            var, mean = torch.var_mean(exact(x), over, correction=0)
         with torch.no_grad():
             self.mean.lerp_(mean, self.momentum)
             self.var.lerp_(var, self.momentum)
@@ -471,6 +482,8 @@ class Logit(nn.Module):
         x = exact(x)
         p = self.alpha + (1 - 2 * self.alpha) * x
         if not bool(((p > 0) & (p < 1)).all()):
+            if where := not_finite(x):
+                raise ValueError(f"x must lie in [0, 1], got {where}")
             raise ValueError(
                 f"x must lie in [0, 1] (without the ends if alpha is 0), got {float(x.min()):.6g} "
                 f"to {float(x.max()):.6g}; scale the data, or take a larger alpha"
@@ -523,25 +536,36 @@ class Dequantise(nn.Module):
         tolerance = max(0.01, 0.26 * self.levels * torch.finfo(x.dtype).eps)
         x = exact(x)
         level = (x * (self.levels - 1)).round()
+        if not len(x):
+            return x, x.new_zeros(0)
         off = (x * (self.levels - 1) - level).abs().max()
         if not (off < tolerance and level.min() >= 0 and level.max() < self.levels):
-            raise ValueError(
-                f"x must hold multiples of 1/{self.levels - 1} in [0, 1], got values from "
-                f"{float(x.min()):.6g} to {float(x.max()):.6g} that are up to {float(off):.2g} "
-                "levels away from one; quantise the data, or set levels to what they have"
-            )
+            raise ValueError(self._not_levels(x, float(off)))
         # In float32, 200 + u rounds to 201 for one u in 10^5, and an image has thousands of pixels.
         edge = 4 * self.levels * torch.finfo(x.dtype).eps
         u = uniform(x.shape, x, generator)
         z = (level + u.clamp(edge, 1 - edge)) / self.levels
-        return z, _constant(-math.log(self.levels) * x[0].numel(), x)
+        return z, _constant(-math.log(self.levels) * math.prod(x.shape[1:]), x)
+
+    def _not_levels(self, x: Tensor, off: float) -> str:
+        said = f"x must hold multiples of 1/{self.levels - 1} in [0, 1], got"
+        if where := not_finite(x):
+            return f"{said} {where}"
+        cure = grey_levels(x, "x", self.levels)
+        return (
+            f"{said} values from {float(x.min()):.6g} to {float(x.max()):.6g} that are up to "
+            f"{off:.2g} levels away from one; set levels to what they have, or quantise the data"
+            f"{f'; take {cure}' if cure else ', in [0, 1]'}"
+        )
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The level of the bin, as a grey value in [0, 1]; beyond the range, the nearest level."""
         check_inputs("z", z, z.shape[1:], context)
         z = exact(z)
         level = (z * self.levels).floor().clamp(0, self.levels - 1)
-        return level / (self.levels - 1), _constant(math.log(self.levels) * z[0].numel(), z)
+        return level / (self.levels - 1), _constant(
+            math.log(self.levels) * math.prod(z.shape[1:]), z
+        )
 
 
 # The density model
@@ -555,7 +579,7 @@ class StandardNormal(nn.Module):
 
     def __init__(self, shape: Sequence[int]) -> None:
         super().__init__()
-        self.shape = tuple(shape)
+        self.shape = check_sizes("shape", shape)
         # Knows the device and the dtype to sample on; has no place in a checkpoint.
         self.register_buffer("anchor", torch.zeros(()), persistent=False)
 
@@ -569,6 +593,7 @@ class StandardNormal(nn.Module):
         self, n: int, y: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> Tensor:
         """``(n, *shape)``."""
+        check_count("n", n)
         return gaussian((n, *self.shape), self.anchor, generator)
 
 
@@ -579,24 +604,23 @@ class OneHot(nn.Module):
 
     def __init__(self, classes: int) -> None:
         super().__init__()
+        check_count("classes", classes, 1)
         self.classes = classes
         self.register_buffer("anchor", torch.zeros(()), persistent=False)
 
     def forward(self, y: Tensor) -> Tensor:
-        """Raises ``ValueError`` for what isn't a vector of labels below ``classes``."""
-        if y.ndim != 1 or y.is_floating_point():
-            raise ValueError(
-                f"y must be a vector of integer labels, got {y.dtype} of shape {tuple(y.shape)}"
-            )
-        if y.numel() and not 0 <= int(y.min()) <= int(y.max()) < self.classes:
-            raise ValueError(
-                f"y must hold labels 0 to {self.classes - 1}, got {int(y.min())} to {int(y.max())}"
-            )
-        return F.one_hot(y.long(), self.classes).to(self.anchor.dtype)
+        """Raises ``ValueError`` for what isn't a vector of integer labels below ``classes``."""
+        y = check_labels("y", y, self.classes)
+        return F.one_hot(y, self.classes).to(self.anchor.dtype)
 
 
 class Flow(nn.Module):
     """A density by change of variables: ``log p(x) = log p_base(f(x)) + log |det df/dx|``.
+
+    ``x`` of any floating dtype is taken in that of the weights. In every method ``y`` is what a
+    caller has, one row for each item: labels where there is an ``embed`` for them, else the context
+    itself. For ``k`` samples of each of ``m`` conditions take ``sample(k * m,
+    y.repeat_interleave(k, 0))``.
 
     ``loss`` alone trains: in train mode, batch norms take the statistics of its batch. All other
     methods do what eval mode does in any mode.
@@ -608,6 +632,7 @@ class Flow(nn.Module):
             the levels, ``bound`` is True, and samples are levels.
         embed: makes the context ``(B, context_dim)`` of ``y``, ``OneHot`` for labels; without
             it ``y`` is the context.
+        data_shape: shape of one item, to be checked before all else; any if left out.
     """
 
     def __init__(
@@ -617,6 +642,7 @@ class Flow(nn.Module):
         *,
         dequantise: Dequantise | None = None,
         embed: nn.Module | None = None,
+        data_shape: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         self.bijection = bijection
@@ -625,34 +651,41 @@ class Flow(nn.Module):
         self.embed = embed
         self.bound = dequantise is not None
         self.context_dim: int = max(getattr(m, "context_dim", 0) for m in (bijection, base))
+        self.data_shape = None if data_shape is None else check_sizes("data_shape", data_shape)
 
-    def _contexts(self, y: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    def _contexts(self, y: Tensor | None, n: int) -> tuple[Tensor | None, Tensor | None]:
         """What the bijection gets, and what the base gets."""
-        if y is not None and not self.context_dim:
-            raise ValueError(
-                f"y must be None, got {tuple(y.shape)}; this flow is not conditional, make it "
-                "with context_dim"
-            )
-        if y is None and self.context_dim:
-            raise ValueError(
-                f"y must be given: this flow is conditional on {self.context_dim} features"
-            )
-        context = y if y is None or self.embed is None else self.embed(y)
+        context = context_of(y, n, self.context_dim, self.embed)
+        context = context if context is None else in_dtype_of(self, context)
         first, second = (
             context if getattr(m, "context_dim", 0) else None for m in (self.bijection, self.base)
         )
         return first, second
 
+    def _latent(
+        self, x: Tensor, y: Tensor | None, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """``z``, the log-determinant ``(B,)``, and what the base gets of ``y``."""
+        any_shape = x.shape[1:] if isinstance(x, Tensor) else ()
+        levels = None if self.dequantise is None else self.dequantise.levels
+        check_batch(
+            "x", x, any_shape if self.data_shape is None else self.data_shape, levels=levels
+        )
+        context, base_context = self._contexts(y, len(x))
+        volume: Tensor | float = 0.0
+        if self.dequantise is not None:
+            # What was stored in 16 bits is known by its dtype to lie beside its level.
+            x = x if x.element_size() < 4 else in_dtype_of(self, x)
+            x, volume = self.dequantise(x, generator=generator)
+        z, logdet = self.bijection(exact(in_dtype_of(self, x)), context)
+        return z, logdet + volume, base_context
+
     def _terms(
         self, x: Tensor, y: Tensor | None, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
         """``log p_base(z)`` and the log-determinant, each ``(B,)``."""
-        context, base_context = self._contexts(y)
-        volume: Tensor | float = 0.0
-        if self.dequantise is not None:
-            x, volume = self.dequantise(x, generator=generator)
-        z, logdet = self.bijection(exact(x), context)
-        return cast(Any, self.base).log_prob(z, base_context), logdet + volume
+        z, logdet, base_context = self._latent(x, y, generator)
+        return cast(Any, self.base).log_prob(z, base_context), logdet
 
     @evaluates
     def log_prob(
@@ -679,13 +712,14 @@ class Flow(nn.Module):
             ``bits_per_dim`` if the data are grey levels.
         """
         log_base, logdet = (term.mean() for term in self._terms(x, y, generator))
+        check_some("x", x)
         terms = {
             "loss": -(log_base + logdet),
             "log_base": log_base.detach(),
             "log_det": logdet.detach(),
         }
         if self.dequantise is not None:
-            terms["bits_per_dim"] = terms["loss"].detach() / (x[0].numel() * math.log(2))
+            terms["bits_per_dim"] = terms["loss"].detach() / (math.prod(x.shape[1:]) * math.log(2))
         return terms
 
     @evaluates
@@ -697,7 +731,8 @@ class Flow(nn.Module):
         Returns:
             ``x (n, *data_shape)``, not quantised, and ``log p(x)``, ``(n,)``.
         """
-        context, base_context = self._contexts(y)
+        check_count("n", n)
+        context, base_context = self._contexts(y, n)
         base = cast(Any, self.base)
         z = base.sample(n, base_context, generator=generator)
         x, logdet = cast(Any, self.bijection).inverse(z, context)
@@ -709,28 +744,24 @@ class Flow(nn.Module):
         self, n: int, y: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> Tensor:
         """A draw from the base, carried back: ``(n, *data_shape)``."""
-        context, base_context = self._contexts(y)
-        z = cast(Any, self.base).sample(n, base_context, generator=generator)
-        return self.decode(z, context)
+        check_count("n", n)
+        _, base_context = self._contexts(y, n)
+        return self.decode(cast(Any, self.base).sample(n, base_context, generator=generator), y)
 
     @evaluates
     def encode(
-        self,
-        x: Tensor,
-        context: Tensor | None = None,
-        *,
-        generator: torch.Generator | None = None,
+        self, x: Tensor, y: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> Tensor:
         """Data's latent; for grey levels that of a draw from their bins."""
-        if self.dequantise is not None:
-            x, _ = self.dequantise(x, generator=generator)
-        z: Tensor = self.bijection(exact(x), context)[0]
-        return z
+        return self._latent(x, y, generator)[0]
 
     @evaluates
-    def decode(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+    def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """A latent's data; grey levels if the flow dequantises."""
-        x: Tensor = cast(Any, self.bijection).inverse(exact(z), context)[0]
+        check_batch("z", z, z.shape[1:] if isinstance(z, Tensor) else ())
+        z = exact(in_dtype_of(self, z))
+        context, _ = self._contexts(y, len(z))
+        x: Tensor = cast(Any, self.bijection).inverse(z, context)[0]
         return x if self.dequantise is None else self.dequantise.inverse(x)[0]
 
 

@@ -17,7 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gdm_lib._inputs import a_tensor, batch_of, check, levels_of, not_finite, real
 from gdm_lib.nn import exact, gaussian, uniform
+from gdm_lib.protocols import Likelihood
 
 __all__ = [
     "Bernoulli",
@@ -27,6 +29,7 @@ __all__ = [
     "IsotropicGaussian",
     "MixtureOfGaussians",
     "Softmax",
+    "check_items",
     "check_levels",
 ]
 
@@ -53,21 +56,60 @@ def check_levels(name: str, values: Tensor, levels: int) -> None:
     Raises:
         ValueError: names the argument, what was expected, what came and what to do.
     """
-    if values.dtype != torch.int64:
-        raise ValueError(
-            f"{name} must hold int64 levels 0 to {levels - 1}, got {values.dtype}; "
-            "for grey values in [0, 1] take (x * (levels - 1)).round().long()"
-        )
-    if values.numel() and not 0 <= int(values.min()) <= int(values.max()) < levels:
-        raise ValueError(
-            f"{name} must hold levels 0 to {levels - 1}, got {int(values.min())} to "
-            f"{int(values.max())}"
-        )
+    check(name, values, a_tensor, levels_of(levels))
+
+
+def check_items(name: str, x: Tensor, shape: Sequence[int], likelihood: Likelihood) -> None:
+    """Refuse what isn't a batch of the items that a likelihood is of.
+
+    Args:
+        name: what the caller calls the batch.
+        x: the batch.
+        shape: one item's.
+        likelihood: of levels, if it has such an attribute; of bits; or of any real numbers.
+
+    Raises:
+        TypeError: no tensor.
+        ValueError: another shape or dtype, or levels out of range.
+    """
+    levels = getattr(likelihood, "levels", None)
+    bits = isinstance(likelihood, Bernoulli)
+    of = real(2 if bits else None) if levels is None else levels_of(levels)
+    check(name, x, a_tensor, batch_of(shape), of)
 
 
 def _sum_item(values: Tensor) -> Tensor:
     """``(B, *data_shape)`` -> ``(B,)``."""
     return values.flatten(1).sum(1)
+
+
+def _check_real(x: Tensor) -> None:
+    """Refuse integers: bytes would be taken for numbers up to 255."""
+    if not x.is_floating_point():
+        dtype = torch.get_default_dtype()
+        bytes_ = x.dtype == torch.uint8 and bool((x > 1).any())
+        cure = "x / 255" if bytes_ else f"x.to({dtype})"
+        raise ValueError(f"x must be floating point, got {x.dtype}; take {cure}")
+
+
+def _not_bits(x: Tensor) -> str:
+    """What to say of values that aren't all 0 or 1."""
+    if where := not_finite(x):
+        return f"x must hold only 0 and 1 for a Bernoulli likelihood, got {where}"
+    lowest, highest = float(x.min()), float(x.max())
+    said = (
+        "x must hold only 0 and 1 for a Bernoulli likelihood, got values from "
+        f"{lowest:.3g} to {highest:.3g}"
+    )
+    bytes_ = 16 < highest <= 255 and bool((x % 1 == 0).all())
+    if lowest < 0 or (highest > 1 and not bytes_):
+        return f"{said}; take another likelihood, such as Gaussian()"
+    grey = "x / 255" if bytes_ else "x"
+    dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
+    return (
+        f"{said}; binarise it, ({grey} > 0.5).to({dtype}) or torch.bernoulli({grey}), or take "
+        "another likelihood"
+    )
 
 
 class Bernoulli(nn.Module):
@@ -92,11 +134,8 @@ class Bernoulli(nn.Module):
         """
         _check_shapes(params, x.shape, x)
         if not bool(((x == 0) | (x == 1)).all()):
-            raise ValueError(
-                "x must hold only 0 and 1 for a Bernoulli likelihood, got values from "
-                f"{float(x.min()):.3g} to {float(x.max()):.3g}; binarise it, "
-                "(x > 0.5).float() or torch.bernoulli(x), or take another likelihood"
-            )
+            raise ValueError(_not_bits(x))
+        _check_real(x)
         params, x = exact(params), exact(x)
         return -_sum_item(F.binary_cross_entropy_with_logits(params, x, reduction="none"))
 
@@ -142,6 +181,7 @@ class Gaussian(nn.Module):
             ValueError: ``params`` doesn't have the shape ``(B, 2, *data_shape)``.
         """
         _check_shapes(params, (x.shape[0], 2, *x.shape[1:]), x)
+        _check_real(x)
         mean, log_var = self._split(params)
         return -0.5 * _sum_item(LOG_2PI + log_var + (x - mean).square() * torch.exp(-log_var))
 
@@ -189,6 +229,7 @@ class IsotropicGaussian(nn.Module):
             ValueError: ``params`` and ``x`` differ in shape.
         """
         _check_shapes(params, x.shape, x)
+        _check_real(x)
         log_scale = exact(self.log_scale)
         squares = (x - exact(params)).square() * torch.exp(-2 * log_scale)
         return -0.5 * _sum_item(LOG_2PI + 2 * log_scale + squares)
@@ -273,8 +314,9 @@ class MixtureOfGaussians(nn.Module):
         if params.shape != expected:
             raise ValueError(
                 f"params must have shape {expected} for x of shape {tuple(x.shape)}, "
-                f"got {tuple(params.shape)}"
+                f"got {tuple(params.shape)}; give the network as many outputs as params_shape names"
             )
+        _check_real(x)
         log_weight, mean, alpha = self._split(params)
         u = (x[:, None] - mean) * (-alpha).exp()
         each = log_weight - alpha - 0.5 * (u.square() + LOG_2PI)
@@ -370,7 +412,7 @@ class DiscretizedLogisticMixture(nn.Module):
         for c in range(self.channels):
             mean = _depend(means[:, c], coefficients, seen[:c])
             masses = masses + self._log_mass(x[:, c].unsqueeze(1), mean, log_scales[:, c])
-        return masses.logsumexp(1).reshape(len(x), -1).sum(1)
+        return masses.logsumexp(1).reshape(len(x), math.prod(x.shape[2:])).sum(1)
 
     def sample(self, params: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """Draw int64 levels: ``(B, P, ...)`` -> ``(B, C, ...)``. A colour depends on the rounded

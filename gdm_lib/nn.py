@@ -7,20 +7,33 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import wraps
 from itertools import pairwise
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from numbers import Integral
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+
+from gdm_lib._inputs import a_tensor, batch_of, check, check_count, labels_of, real, rows
 
 __all__ = [
     "ClassEmbedding",
+    "check_batch",
+    "check_count",
+    "check_image",
+    "check_labels",
+    "check_sizes",
+    "context_of",
     "evaluates",
     "evaluating",
     "exact",
     "gate",
     "gaussian",
+    "in_dtype_of",
     "learning",
     "mlp",
+    "moments",
+    "several_processes",
     "through",
     "trains",
     "uniform",
@@ -30,6 +43,156 @@ __all__ = [
 P = ParamSpec("P")
 R = TypeVar("R")
 M = TypeVar("M", bound=nn.Module)
+
+
+# What enters a model: counts, sizes, batches, conditions
+
+
+def check_sizes(name: str, sizes: Sequence[int]) -> tuple[int, ...]:
+    """The sizes of a shape or the widths of layers, as a tuple.
+
+    Raises:
+        TypeError: no sequence of ints.
+        ValueError: one below 1.
+    """
+    if isinstance(sizes, Integral):
+        raise TypeError(f"{name} must be a sequence of ints, got {sizes}; one alone is ({sizes},)")
+    try:
+        sizes = tuple(sizes)
+    except TypeError:
+        raise TypeError(
+            f"{name} must be a sequence of ints, such as (64, 64), got {sizes!r}"
+        ) from None
+    for i, size in enumerate(sizes):
+        check_count(f"{name}[{i}]", size, 1)
+    return sizes
+
+
+def check_image(name: str, shape: Sequence[int], multiple: int, why: str) -> tuple[int, int, int]:
+    """The shape of an image, as a tuple.
+
+    Raises:
+        TypeError: no sequence of ints.
+        ValueError: no ``(C, H, W)``, or a height or width that is no multiple of ``multiple``,
+            which it must be because of ``why``.
+    """
+    sizes = check_sizes(name, shape)
+    if len(sizes) != 3:
+        raise ValueError(f"{name} must be (C, H, W), got {sizes}; a grey image has C = 1")
+    c, h, w = sizes
+    if h % multiple or w % multiple:
+        last = h % multiple == 0 and c % multiple == 0
+        cure = f"channels come first: {(w, c, h)}" if last else "pad the images"
+        raise ValueError(
+            f"{name} must be (C, H, W) with height and width that are multiples of {multiple} for "
+            f"{why}, got {sizes}; {cure}"
+        )
+    return c, h, w
+
+
+def check_batch(
+    name: str,
+    x: Tensor,
+    shape: Sequence[int],
+    *,
+    floating: bool = True,
+    levels: int | None = None,
+) -> None:
+    """Refuse what isn't a batch of items.
+
+    Args:
+        name: what the caller calls the batch, ``"x"`` or ``"z"``.
+        x: the batch.
+        shape: one item's; -1 where any size of at least 1 will do.
+        floating: whether its entries must be floating point.
+        levels: where they are grey levels in [0, 1], how many.
+
+    Raises:
+        TypeError: no tensor.
+        ValueError: another shape or dtype; names what was expected, what came and what to do.
+    """
+    check(name, x, a_tensor, batch_of(shape), *([real(levels)] if floating else []))
+
+
+def in_dtype_of(module: nn.Module, x: Tensor) -> Tensor:
+    """``x`` in the dtype of the module's weights, 32 bits at least; as it is if the module has no
+    weights.
+
+    So float64 from NumPy, and what was stored in 16 bits, can be given to every model.
+    """
+    dtype = _dtype_of(module)
+    return x if dtype is None else x.to(_wide(dtype))
+
+
+def check_labels(name: str, y: Tensor, classes: int) -> Tensor:
+    """Labels ``(B,)`` of an integer dtype, as int64.
+
+    Raises:
+        TypeError: no tensor.
+        ValueError: no vector, another dtype, or a label that isn't below ``classes``.
+    """
+    check(name, y, a_tensor, labels_of(classes))
+    return y.long()
+
+
+def context_of(
+    y: Tensor | None,
+    n: int,
+    context_dim: int,
+    embed: nn.Module | None,
+    *,
+    maps: bool = False,
+) -> Tensor | None:
+    """What the networks of a model get of the ``y`` that a caller has: here each ``y`` is checked.
+
+    Args:
+        y: labels ``(n,)`` or whatever else ``embed`` takes, or the context itself; one for each
+            item. For ``k`` items of each of ``m`` conditions that is ``n = k m`` and
+            ``y.repeat_interleave(k, 0)``.
+        n: how many items it conditions.
+        context_dim: features that the networks need; 0 for a model without condition.
+        embed: makes the context of ``y``, or None.
+        maps: whether the context may have further dimensions, a vector for each place.
+
+    Returns:
+        ``(n, context_dim)``, with ``maps`` perhaps more dimensions, or None without condition.
+
+    Raises:
+        TypeError: ``y`` is no tensor.
+        ValueError: names ``y``, what was expected, what came and what to do.
+    """
+    if not context_dim:
+        if y is None:
+            return None
+        got = f"{tuple(y.shape)}" if isinstance(y, Tensor) else repr(y)
+        raise ValueError(
+            f"y must be None, got {got}: this model is not conditional; leave y out, or make "
+            "one with context_dim if it takes it"
+        )
+    if y is None:
+        raise ValueError(
+            f"y must have one row for each of {n} items, got None; this model was made with "
+            f"context_dim={context_dim}"
+        )
+    check("y", y, rows(n, labels=embed is not None))
+    if embed is None and not y.is_floating_point():
+        raise ValueError(
+            f"y must be a context of floating point, ({n}, {context_dim}), got {y.dtype} of shape "
+            f"{tuple(y.shape)}; for labels make the model with embed=OneHot({context_dim}), for "
+            "other numbers take y.float()"
+        )
+    context = y if embed is None else embed(y)
+    fits = context.ndim >= 2 if maps else context.ndim == 2
+    if not fits or tuple(context.shape[:2]) != (n, context_dim):
+        cure = "give such a context" if embed is None else "make embed put out as many features"
+        raise ValueError(
+            f"y must give a context of {context_dim} features, (B, {context_dim}), got "
+            f"{tuple(context.shape)}; {cure}"
+        )
+    return cast(Tensor, context)
+
+
+# Networks
 
 
 def mlp(sizes: Sequence[int], activation: Callable[[], nn.Module] = nn.Tanh) -> nn.Sequential:
@@ -43,9 +206,10 @@ def mlp(sizes: Sequence[int], activation: Callable[[], nn.Module] = nn.Tanh) -> 
     Raises:
         ValueError: fewer than two sizes, or a size below 1.
     """
-    if len(sizes) < 2 or min(sizes) < 1:
+    sizes = check_sizes("sizes", sizes)
+    if len(sizes) < 2:
         raise ValueError(
-            f"sizes must name at least two positive widths, (in, ..., out), got {tuple(sizes)}"
+            f"sizes must name at least two positive widths, (in, ..., out), got {sizes}"
         )
     layers: list[nn.Module] = []
     for i, (width_in, width_out) in enumerate(pairwise(sizes)):
@@ -73,21 +237,12 @@ class ClassEmbedding(nn.Embedding):
         super().__init__(classes, features)
 
     def forward(self, y: Tensor) -> Tensor:
-        """int64 labels ``(B,)`` -> ``(B, features)``.
+        """Integer labels ``(B,)`` -> ``(B, features)``.
 
         Raises:
-            ValueError: not a vector, another dtype than int64, or a label out of range.
+            ValueError: no vector, no integers, or a label out of range.
         """
-        if y.ndim != 1 or y.dtype != torch.int64:
-            raise ValueError(
-                f"y must be int64 labels of shape (B,), got {y.dtype} of shape {tuple(y.shape)}"
-            )
-        if y.numel() and not 0 <= int(y.min()) <= int(y.max()) < self.num_embeddings:
-            raise ValueError(
-                f"y must hold labels 0 to {self.num_embeddings - 1}, got {int(y.min())} to "
-                f"{int(y.max())}"
-            )
-        return super().forward(y)
+        return super().forward(check_labels("y", y, self.num_embeddings))
 
 
 # Sixteen bits: networks may compute in them, densities and noise never
@@ -137,14 +292,60 @@ def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
 def uniform(shape: Sequence[int], like: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Uniform in [0, 1), on the device and in the precision of ``like``, 32 bits at least: rounded
     to the 8 digits of bfloat16 one number in 500 would be 1."""
-    return torch.rand(shape, dtype=_wide(like.dtype), device=like.device, generator=generator)
+    return torch.rand(shape, dtype=_wide(like.dtype), device=like.device, **_drawn_by(generator))
 
 
 def gaussian(
     shape: Sequence[int], like: Tensor, generator: torch.Generator | None = None
 ) -> Tensor:
     """Standard normal, on the device and in the precision of ``like``, 32 bits at least."""
-    return torch.randn(shape, dtype=_wide(like.dtype), device=like.device, generator=generator)
+    return torch.randn(shape, dtype=_wide(like.dtype), device=like.device, **_drawn_by(generator))
+
+
+def _drawn_by(generator: torch.Generator | None) -> dict[str, Any]:
+    # A compiler that has seen two sizes of batch can't follow the argument, even where it is None.
+    return {} if generator is None else {"generator": generator}
+
+
+# Several processes
+
+
+def several_processes() -> bool:
+    """Whether this is one of several processes of ``torch.distributed``."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each feature of ``x (B, features, ...)``: two tensors ``(features,)``.
+
+    Where several processes share a batch it is those of the whole, on each of them, and gradients
+    reach the items of all. Then each process must call it.
+    """
+    over = [0, *range(2, x.ndim)]
+    total = _summed(torch.cat([x.sum(over), x.new_tensor([x.numel() / x.shape[1]])]))
+    mean, count = total[:-1] / total[-1], total[-1]
+    squares = (x - mean.view(-1, *[1] * (x.ndim - 2))).square().sum(over)
+    return mean, _summed(squares) / count
+
+
+class _Sum(torch.autograd.Function):
+    """Over the processes. Each one's loss depends on the sum, so the gradient is summed as well."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        total = grads[0].clone()
+        dist.all_reduce(total)
+        return total
+
+
+def _summed(values: Tensor) -> Tensor:
+    return cast(Tensor, _Sum.apply(values)) if several_processes() else values
 
 
 # Modes: who samples or evaluates need not think of them

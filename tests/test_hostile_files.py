@@ -1,7 +1,8 @@
-"""A thousand hostile files to each loader: a named error that says what to do, or the right value.
+"""A thousand hostile files to each loader, and hostile arguments to the command.
 
-The files are made from sound ones with the random numbers of a fixed seed. Nothing may hang, change
-what lies on the disk, leave a temporary file, or give a wrong value without a word.
+Each ends with a named error that says what to do, or with the right value. The files are made from
+sound ones with the random numbers of a fixed seed. Nothing may hang, change what lies on the disk,
+leave a temporary file, or give a wrong value without a word.
 """
 
 import dataclasses
@@ -21,7 +22,7 @@ from typing import Any
 import pytest
 import torch
 
-from gdm_lib import _tensorfile, pretrained
+from gdm_lib import _tensorfile, cli, pretrained
 from gdm_lib.data import DataError, fsdd, glyphs, mnist
 from gdm_lib.data._download import RemoteFile, fetch
 
@@ -151,7 +152,7 @@ def test_damaged_records(weights: Path) -> None:
             assert pretrained.identify(other, directory=weights) == "toy/other"
 
 
-DEEP = "[" * 100_000 + "]" * 100_000
+DEEP = "[" * 20_000 + "]" * 20_000
 HOSTILE = (
     *("null", "true", "-1", "0.5", "1e999", "NaN", "Infinity", "9" * 5000, '""', '"\\ud800"'),
     *('"x"', "[]", "{}", '{"a": "b"}', '{"a": NaN}', '{"a": true}', "[[1]]", f'"{"x" * 5000}"'),
@@ -182,6 +183,15 @@ def test_records_with_hostile_entries(weights: Path) -> None:
             assert (not told) == (value in SOUND.get(key, ())), (key, value[:80], told)
             assert not told or str(path) in told
             assert pretrained.identify(model, directory=weights) == "toy/small"
+
+
+@pytest.mark.parametrize("dtype", ["F4", "F6_E2M3", "F8_E8M0", "F32", "I128", 5, None])
+def test_dtypes_that_torch_lacks_are_told(dtype: object) -> None:
+    header = {"a": {"dtype": dtype, "shape": [4], "data_offsets": [0, 2]}}
+    text = json.dumps(header).encode()
+    content = len(text).to_bytes(8, "little") + text + b"xx"
+    with pytest.raises(ValueError, match=r"weights is not a whole safetensors file .*; delete it"):
+        _tensorfile.decode(content, Path("weights"))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
@@ -422,3 +432,67 @@ def test_what_is_no_plain_file_in_the_cache_of_glyphs(cache: Path) -> None:
     path.mkdir()
     with pytest.warns(UserWarning, match="could not be kept"):
         assert same(drawn(), right)
+
+
+# -- the command line
+
+RECIPES = """
+from gdm_lib.recipes import Recipe
+
+small = other = Recipe(lambda model: {"steps": 0}, lambda model: {"error": 0.25})
+"""
+WORDS = (
+    *("data", "train", "where", "--out", "--out=", "--version", "--help", "--", "-", "-x", ""),
+    *("mnist", "fsdd", "toy/small", "toy/none", "toy/../small", "../small", "toy/small/", "out"),
+    *("file", "file/below", "\0", "a\0b", "\udcff", "\u4e2d", "a\nb\r\tc", "\x1b[2J", "%s", "{0}"),
+    *(
+        "x" * 5000,
+        "x" * 300,
+        "/dev/null/x",
+        "/proc/none",
+        "~nosuchuser",
+        "@file",
+        "--o",
+        "-1",
+        "1e9",
+    ),
+)
+
+
+def test_hostile_arguments(
+    cache: Path,
+    tmp_path: Path,
+    add_family,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    add_family(TOY, RECIPES)
+    monkeypatch.setattr(pretrained, "where", lambda: tmp_path / "weights")
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work/file").touch()
+    monkeypatch.chdir(tmp_path / "work")
+    dice = random.Random(15)
+    stored = 0
+    for _ in range(COUNT):
+        arguments = dice.choices(WORDS, k=dice.randrange(5))
+        if dice.random() < 0.7:
+            arguments = [dice.choice(("data", "train", "where")), *arguments]
+        before = on_disk(tmp_path)
+        try:
+            status = cli.main(arguments)
+        except SystemExit as ended:
+            status = ended.code or 0
+        told = capsys.readouterr()
+        assert status in (0, 1, 2), arguments
+        if status:
+            assert told.err.startswith("gdm: "), arguments
+            assert told.err.count("\n") == 1, arguments
+            assert told.err[:-1].isprintable(), arguments
+            assert told.out == ""
+            assert on_disk(tmp_path) == before, arguments
+        else:
+            assert told.err == ""
+            stored += "of training" in told.out
+    assert stored  # some were sound
+    assert not list(tmp_path.rglob("*.part"))
+    assert not cache.exists()

@@ -20,6 +20,7 @@ import os
 import pkgutil
 import re
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -246,21 +247,21 @@ def number_by_chapter(app: Sphinx, env: BuildEnvironment) -> list[str]:
     return []
 
 
-def content_policy(page: str, engine: str) -> str:
+def content_policy(page: str, engine: str, handlers: Iterable[str] = ()) -> str:
     """The Content-Security-Policy of a page: what it may load and run, and nothing else.
 
-    Scripts that stand in the page itself are allowed one by one, by their digests. ``blob:`` is for
-    the scripts of widgets and of the engine, which the host runs once it has checked them. ``file:``
-    is for pages opened from a folder, where ``'self'`` names nothing in some browsers; a page of a
-    server can't reach it. Styles stand in attributes all over a notebook's outputs.
+    Scripts that stand in the page itself are allowed one by one, by their digests. ``blob:`` is
+    for the scripts of widgets and of the engine, which the host runs once it has checked them.
+    ``file:`` is for pages opened from a folder, where ``'self'`` names nothing in some browsers; a
+    page of a server can't reach it. Styles stand in attributes all over a notebook's outputs.
 
     Args:
         page: its HTML.
         engine: the address of the engine; a foreign host is allowed for it and for MathJax alone.
+        handlers: those of the theme's buttons, on any page: the search reads other pages.
     """
     inline = [body for kind, body in INLINE_SCRIPT.findall(page) if _is_script(kind)]
-    handlers = [html.unescape(body) for body in INLINE_HANDLER.findall(page)]
-    hashes = sorted({_digest(body) for body in inline + handlers})
+    hashes = sorted({_digest(body) for body in [*inline, *handlers]})
     foreign = f" {CDN}" if engine.startswith(CDN) else ""
     scripts = ["'self'", "file:", "blob:", "'wasm-unsafe-eval'", *hashes]
     if handlers:
@@ -274,6 +275,7 @@ def content_policy(page: str, engine: str) -> str:
             "font-src 'self' file:",
             "media-src 'self' file: data: blob:",
             f"connect-src 'self' file:{foreign}",
+            "worker-src 'none'",
             "form-action 'self' file:",
             "base-uri 'none'",
         ]
@@ -289,7 +291,12 @@ def _digest(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def finish_page(page: str, engine: str) -> str:
+def handlers_of(page: str) -> set[str]:
+    """The scripts that stand in attributes of a page, ``onclick="..."``."""
+    return {html.unescape(body) for body in INLINE_HANDLER.findall(page)}
+
+
+def finish_page(page: str, engine: str, handlers: Iterable[str] = ()) -> str:
     """A page as it is published.
 
     Without the theme's second set of icons, which a script of 1.5 MB draws over its fonts; without
@@ -299,21 +306,26 @@ def finish_page(page: str, engine: str) -> str:
     if not FORMULA.search(page):
         page = MATHJAX_SCRIPT.sub("", page)
     page = SEARCH_LABEL.sub(r"\1", page)
-    policy = html.escape(content_policy(page, engine), quote=False)
+    policy = html.escape(content_policy(page, engine, handlers), quote=False)
     tag = f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
     return CHARSET.sub(lambda found: f"{found[0]}\n    {tag}", page, count=1)
 
 
 def finish_pages(app: Sphinx, error: Exception | None) -> None:
-    """Rewrite the pages of the site, as ``finish_page`` says, and the page that leads to the first."""
+    """Rewrite the pages as ``finish_page`` says; at the root, one that leads to the first."""
     if error is not None or app.builder.format != "html":
         return
     site = Path(app.outdir)
     engine = app.config.nb_ipywidgets_js[HOST]["data-gdm-runtime"]
-    for path in site.rglob("*.html"):
-        if "_static" not in path.parts:  # the theme leaves templates there
-            text = finish_page(path.read_text("utf-8"), engine)
-            path.write_text(text, encoding="utf-8", newline="\n")
+    pages = {
+        path: path.read_text("utf-8")
+        for path in site.rglob("*.html")
+        if "_static" not in path.parts  # the theme leaves templates there
+    }
+    handlers = set[str]().union(*map(handlers_of, pages.values()))
+    for path, page in pages.items():
+        text = finish_page(page, engine, handlers)
+        path.write_text(text, encoding="utf-8", newline="\n")
     first = app.config.root_doc + ".html"
     if first != "index.html":
         start = START_PAGE.format(title=html.escape(app.config.html_title), first=first)

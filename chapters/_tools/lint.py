@@ -448,6 +448,8 @@ def _images(blocks: Sequence[Block]) -> Found:
 
 
 def _notebook(blocks: Sequence[Block], path: Path, root: Path, is_paper: bool) -> Found:
+    if not path.read_text("utf-8").startswith(pairs.HEADER):
+        yield 1, "the header is not the one that JupyterLab writes (`pairs.HEADER`)"
     for reason in pairs.staleness(path, root):
         if reason:
             yield 1, f"{reason}; run `make chapters`"

@@ -18,8 +18,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gdm_lib.likelihoods import check_levels
-from gdm_lib.nn import evaluates, trains
+from gdm_lib._inputs import (
+    a_tensor,
+    batch_of,
+    check,
+    check_count,
+    check_known,
+    check_some,
+    levels_of,
+)
+from gdm_lib.nn import context_of, evaluates, trains
 from gdm_lib.protocols import Likelihood
 
 __all__ = ["Autoregressive", "Place", "Rule"]
@@ -93,8 +101,13 @@ class Autoregressive(nn.Module):
 
     @trains
     def loss(self, x: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
-        """Negative log-likelihood: ``loss`` in nats per item, beside it bits per dimension."""
+        """Negative log-likelihood: ``loss`` in nats per item, beside it bits per dimension.
+
+        Raises:
+            ValueError: ``x`` has no item.
+        """
         nats = -self.log_prob(x, y).mean()
+        check_some("x", x)
         bits = nats.detach() / (x[0].numel() * math.log(2))
         return {"loss": nats, "bits_per_dim": bits}
 
@@ -103,7 +116,13 @@ class Autoregressive(nn.Module):
     def sample(
         self, n: int, y: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Ancestral sampling: int64 levels, ``(n, *data_shape)``."""
+        """Ancestral sampling: int64 levels, ``(n, *data_shape)``.
+
+        Raises:
+            TypeError: ``n`` is no whole number.
+            ValueError: ``n`` is negative, or ``y`` does not fit, see ``context``.
+        """
+        n = check_count("n", n)
 
         def draw(params: Tensor, _: Place) -> Tensor:
             return self.likelihood.sample(params, generator=generator)
@@ -132,6 +151,7 @@ class Autoregressive(nn.Module):
             generator: as in ``sample``.
         """
         self.check(x)
+        check_known("known", known, x.shape)
         known = known.expand(x.shape)
 
         def draw(params: Tensor, place: Place) -> Tensor:
@@ -143,6 +163,7 @@ class Autoregressive(nn.Module):
 
     def blank(self, n: int) -> Tensor:
         """``n`` items of zeros."""
+        n = check_count("n", n)
         device = next(self.parameters()).device
         return torch.zeros(n, *self.data_shape, dtype=torch.int64, device=device)
 
@@ -155,14 +176,10 @@ class Autoregressive(nn.Module):
         """Refuse what isn't a batch of items.
 
         Raises:
+            TypeError: no tensor.
             ValueError: another shape, another dtype than int64, or levels out of range.
         """
-        if x.shape[1:] != self.data_shape or not len(self.data_shape) < x.ndim:
-            raise ValueError(
-                f"x must be a batch of shape (B, {', '.join(map(str, self.data_shape))}), got "
-                f"{tuple(x.shape)}; a single item needs x[None]"
-            )
-        check_levels("x", x, self.levels)
+        check("x", x, a_tensor, batch_of(self.data_shape), levels_of(self.levels))
 
     def context(self, y: Tensor | None, n: int) -> Tensor | None:
         """What conditions ``n`` items: features ``(n, context_dim, ...)``, or None.
@@ -171,23 +188,5 @@ class Autoregressive(nn.Module):
             ValueError: ``y`` came to a model without context or is missing for one that has it, or
                 is not one for each item, or does not give ``context_dim`` features.
         """
-        if not self.context_dim:
-            if y is not None:
-                raise ValueError(
-                    f"y must be None, got {tuple(y.shape)}; this model has no context, make it "
-                    "with context_dim"
-                )
-            return None
-        if y is None or len(y) != n:
-            got = "None" if y is None else f"{len(y)}"
-            raise ValueError(
-                f"y must have one row for each of {n} items, got {got}; this model was made with "
-                f"context_dim={self.context_dim}"
-            )
-        context = y if self.embed is None else self.embed(y)
-        if context.ndim < 2 or context.shape[1] != self.context_dim:
-            raise ValueError(
-                f"y must give a context of {self.context_dim} features, (B, {self.context_dim}), "
-                f"got {tuple(context.shape)}"
-            )
-        return context.to(next(self.parameters()).dtype)
+        context = context_of(y, n, self.context_dim, self.embed, maps=True)
+        return context if context is None else context.to(next(self.parameters()).dtype)

@@ -32,8 +32,12 @@ class MaskedNetwork(Protocol):
     """Linear, hidden ones and the top."""
     activations: nn.ModuleList
     """Behind each hidden layer."""
+    direct: nn.Linear | None
+    """From the variables straight to the top."""
     from_context: nn.Linear
-    """To the first hidden layer, if there is a context."""
+    """To the first layer, if there is a context."""
+    context_to_output: nn.Linear | None
+    """To the top, if there is a context and that is not the first layer."""
 
     def degrees(self, layer: int, order: int = 0) -> Tensor:
         """Of the variables (layer 0: their places from 1) or of a hidden layer's units."""
@@ -44,6 +48,10 @@ class MaskedNetwork(Protocol):
         ...
 
 
+# A compiler would unroll both, and again for each size of batch, for steps that differ in shape.
+
+
+@torch.compiler.disable
 def sequential_naive(
     net: MaskedNetwork, rule: Rule, start: Tensor, context: Tensor | None = None, order: int = 0
 ) -> Tensor:
@@ -71,6 +79,7 @@ def _in_place(activation: nn.Module) -> nn.Module:
     return activation
 
 
+@torch.compiler.disable
 @torch.no_grad()
 def sequential(
     net: MaskedNetwork, rule: Rule, start: Tensor, context: Tensor | None = None, order: int = 0
@@ -91,6 +100,9 @@ def sequential(
     biases = [layer.bias[sort[i + 1], None] for i, layer in enumerate(hidden)]
     by_variable = top.weight.unflatten(0, (net.params, net.dim))
     top_rows = by_variable[:, sort[0][:, None], sort[-1]].unbind(1)
+    if net.direct is not None:
+        by_variable = net.direct.weight.unflatten(0, (net.params, net.dim))
+        direct_rows = by_variable[:, sort[0][:, None], sort[0]].unbind(1)
     top_bias = top.bias.view(net.params, net.dim)[:, sort[0], None]
     if context is not None:
         shift = net.from_context(context.to(top.weight.dtype)).T.to(top.weight.dtype)
@@ -98,6 +110,9 @@ def sequential(
             biases[0] = biases[0] + shift[sort[1]]
         else:
             top_bias = top_bias + shift.view(net.params, net.dim, -1)[:, sort[0]]
+    if context is not None and net.context_to_output is not None:
+        shift = net.context_to_output(context.to(top.weight.dtype)).T.to(top.weight.dtype)
+        top_bias = top_bias + shift.view(net.params, net.dim, -1)[:, sort[0]]
     # Features first, so that a layer's units of one degree are consecutive rows: blocks, all made
     # beforehand, because with few units in each what costs is the number of small operations.
     units = [top.weight.new_empty(len(s), len(start)) for s in sort]
@@ -113,7 +128,10 @@ def sequential(
         if d:
             seen = upto[-1][d - 1]
             above, below = top_rows[d - 1].narrow(1, 0, seen), units[-1].narrow(0, 0, seen)
-            params = exact(torch.addmm(tops[d - 1], above, below))
+            params = torch.addmm(tops[d - 1], above, below)
+            if net.direct is not None:
+                params.addmm_(direct_rows[d - 1].narrow(1, 0, d - 1), units[0].narrow(0, 0, d - 1))
+            params = exact(params)
             solved[d - 1].copy_(rule(params.T, (i,)))
             if found is not units[0]:
                 units[0][d - 1] = solved[d - 1]

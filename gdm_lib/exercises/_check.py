@@ -18,6 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gdm_lib._console import legible
+from gdm_lib.exercises import _sandbox
+
 __all__ = ["Verdict", "Wrong", "check", "describe"]
 
 
@@ -27,6 +30,10 @@ class Wrong(Exception):
 
 class _Unfinished(Exception):
     """A part of the answer is still the stub's."""
+
+
+class _MixedPrecision(Wrong):
+    """The answer makes tensors in single precision, and was given others in double."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -43,7 +50,7 @@ class Verdict:
 
     def __repr__(self) -> str:
         mark, _ = _LOOK[self.passed]
-        return f"{mark} {self.message}"
+        return legible(f"{mark} {self.message}")
 
     def _repr_html_(self) -> str:
         mark, colour = _LOOK[self.passed]
@@ -57,25 +64,53 @@ class Verdict:
         )
 
 
-_LOOK = {True: ("✓", "#009E73"), False: ("✗", "#D55E00"), None: ("○", "#888888")}
+_LOOK = {
+    True: ("✓", "#009E73"),
+    False: ("✗", "#D55E00"),
+    None: ("○", "#888888"),
+}
 
 
-def check(checker: Callable[[Callable[..., Any]], None], answer: object) -> Verdict:
+def check(
+    checker: Callable[[Callable[..., Any]], None], answer: object, *, seconds: float = 30
+) -> Verdict:
     """Judge an answer to an exercise.
 
-    Nothing that the answer does escapes: an exception, ``exit()``, a wrong signature or a wrong
-    type is a verdict like any other. Only ``KeyboardInterrupt`` passes through. The state of
-    torch's global random generators is the same afterwards as before; within, it is seeded, so
-    that the same answer gets the same verdict.
+    Nothing that the answer does escapes: an exception, ``exit()``, a loop without end, a wrong
+    signature or a wrong type is a verdict like any other. Only ``KeyboardInterrupt`` passes
+    through. What the answer changes about the process (random generators, default dtype, grad
+    mode, number of threads, functions of torch or Python that it replaces) is the same afterwards
+    as before; within, random generators are seeded and torch is as it was imported, so that the
+    same answer gets the same verdict, whatever was run before it.
 
     Args:
         checker: The exercise's checker, from the chapter's module of ``gdm_lib.exercises``.
         answer: The reader's function (or class), not called.
+        seconds: How long the answer may take, in all of the checker's calls together.
 
     Returns:
         The verdict. As the last expression of a notebook's cell it shows itself.
     """
     name = getattr(checker, "__name__", "answer")
+    try:
+        with _sandbox.isolated(seconds) as isolation:
+            return _judge(checker, name, answer, isolation)
+    except _sandbox.TimeUp as stopped:
+        line = _readers_line(stopped)
+        return Verdict(
+            False,
+            f"{name}: your code was stopped, since it ran for more than {seconds:g} seconds. "
+            "An answer takes far less: look for a loop that never ends."
+            + (f"\n  It was at {line}." if line else ""),
+        )
+
+
+def _judge(
+    checker: Callable[[Callable[..., Any]], None],
+    name: str,
+    answer: object,
+    isolation: _sandbox.Isolation,
+) -> Verdict:
     if answer is None or answer is ...:
         return _not_attempted(name)
     if not callable(answer):
@@ -87,28 +122,39 @@ def check(checker: Callable[[Callable[..., Any]], None], answer: object) -> Verd
     stub = _find_stub(answer)
     if stub is not None:
         return _not_attempted(name, stub)
-    cuda = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    with torch.random.fork_rng(devices=cuda), torch.enable_grad():
-        torch.manual_seed(0)
+    try:
         try:
-            checker(_guard(name, answer))
-        except _Unfinished as unfinished:
-            return _not_attempted(name, str(unfinished))
-        except Wrong as fault:
-            return Verdict(False, f"{name}: {fault}")
-        except (Exception, SystemExit) as error:
-            if _readers_line(error):  # a method of the reader's class, say, or a backward pass
-                try:
-                    return Verdict(False, f"{name}: {_explain(error)}")
-                except _Unfinished as unfinished:
-                    return _not_attempted(name, str(unfinished))
-            last = traceback.extract_tb(error.__traceback__)[-1]
+            checker(_guard(name, answer, isolation))
+        except _MixedPrecision as mixed:
+            try:
+                checker(_guard(name, answer, isolation, single=True))
+            except Wrong:
+                raise mixed from None
             return Verdict(
-                False,
-                f"{name}: could not be judged, which is the book's fault and not yours. The "
-                f"checker raised {_headline(error)} ({Path(last.filename).name}, "
-                f"line {last.lineno}). Please report it with your code.",
+                True,
+                f"{name}: correct, for float32. With float64 inputs it raises an error, since it "
+                "makes tensors of torch's default dtype. With `dtype=x.dtype`, or "
+                "`torch.zeros_like` and `x.new_zeros`, they follow the inputs.",
             )
+    except _Unfinished as unfinished:
+        return _not_attempted(name, str(unfinished))
+    except Wrong as fault:
+        return Verdict(False, f"{name}: {fault}")
+    except (KeyboardInterrupt, _sandbox.TimeUp):
+        raise
+    except BaseException as error:
+        if _readers_line(error):  # a method of the reader's class, say, or a backward pass
+            try:
+                return Verdict(False, f"{name}: {_explain(error)}")
+            except _Unfinished as unfinished:
+                return _not_attempted(name, str(unfinished))
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        return Verdict(
+            False,
+            f"{name}: could not be judged, which is the book's fault and not yours. The "
+            f"checker raised {_headline(error)} ({Path(last.filename).name}, "
+            f"line {last.lineno}). Please report it with your code.",
+        )
     return Verdict(True, f"{name}: correct.")
 
 
@@ -121,10 +167,18 @@ def _not_attempted(name: str, what: str = "") -> Verdict:
     )
 
 
-def _guard(name: str, answer: Callable[..., Any]) -> Callable[..., Any]:
-    """The answer as the checker calls it: faults of any call at all are named here."""
+def _guard(
+    name: str, answer: Callable[..., Any], isolation: _sandbox.Isolation, *, single: bool = False
+) -> Callable[..., Any]:
+    """The answer as the checker calls it: faults of any call at all are named here.
+
+    With ``single`` the answer is given float32 where the checker gives float64, and what it
+    returns is converted back.
+    """
 
     def call(*args: Any, **kwargs: Any) -> Any:
+        if single:
+            args = tuple(_convert(arg, torch.float64, torch.float32) for arg in args)
         try:
             bound = inspect.signature(answer).bind(*args, **kwargs).arguments
         except TypeError as error:
@@ -137,19 +191,30 @@ def _guard(name: str, answer: Callable[..., Any]) -> Callable[..., Any]:
             ) from None
         except ValueError:  # a built-in without a signature
             bound = {f"argument {i}": arg for i, arg in enumerate([*args, *kwargs.values()], 1)}
-        before = {key: value.detach().clone() for key, value in _tensors(bound).items()}
+        before = {
+            key: (value.detach().clone(), value.requires_grad)
+            for key, value in _tensors(bound).items()
+        }
+        _GIVEN[:] = [value.dtype for value in _tensors(bound).values()]
         called = f"{name}({', '.join(f'{k}: {describe(v)}' for k, v in bound.items())})"
         try:
-            result = answer(*args, **kwargs)
-        except (Exception, SystemExit) as error:
-            raise Wrong(_explain(error, called)) from error
+            result = isolation.run(answer, args, kwargs)
+        except (KeyboardInterrupt, _sandbox.TimeUp):
+            raise
+        except BaseException as error:
+            mixed = isinstance(error, RuntimeError) and _MIXED.search(str(error)) is not None
+            raise (_MixedPrecision if mixed else Wrong)(_explain(error, called)) from error
         for key, value in _tensors(bound).items():
-            if not _same(value.detach(), before[key]):
+            values, required = before[key]
+            if not _same(value.detach(), values):
                 raise Wrong(
                     f"your function changes its input `{key}` in place, so that the caller's "
                     "tensor is no longer what it was. Compute a new tensor: `x = x + 1`, not "
                     "`x += 1` or `x.add_(1)`."
                 )
+            if value.requires_grad != required and value.is_leaf:
+                value.requires_grad_(required)
+        result = _plain(result)
         if result is None:
             raise Wrong(
                 "your function returned None. Is a `return` missing at its end?\n"
@@ -157,9 +222,75 @@ def _guard(name: str, answer: Callable[..., Any]) -> Callable[..., Any]:
             )
         if result is ... or (isinstance(result, tuple) and any(item is ... for item in result)):
             raise _Unfinished
-        return result
+        return _convert(result, torch.float32, torch.float64) if single else result
 
     return call
+
+
+_GIVEN: list[torch.dtype] = []
+_MIXED = re.compile(r"\bfloat\b.*\bdouble\b|\bdouble\b.*\bfloat\b", re.IGNORECASE | re.DOTALL)
+
+
+def given_dtypes() -> list[torch.dtype]:
+    """The dtypes of the tensors that the answer was last called with."""
+    return list(_GIVEN)
+
+
+def _convert(value: Any, old: torch.dtype, new: torch.dtype) -> Any:
+    """A value with its tensors of one dtype in another, and functions of such tensors likewise."""
+    if isinstance(value, Tensor):
+        return value.to(new) if value.dtype == old else value
+    if isinstance(value, tuple | list):
+        return type(value)([_convert(item, old, new) for item in value])
+    if inspect.isfunction(value):
+
+        def converted(*args: Any) -> Any:
+            return _convert(value(*[_convert(arg, new, old) for arg in args]), old, new)
+
+        return converted
+    return value
+
+
+def _plain(result: Any) -> Any:
+    """What the answer returned, without what it could pretend by a class of its own.
+
+    Raises:
+        Wrong: It only pretends to be a tensor, or is one of a kind that holds no plain numbers.
+    """
+    kind = type(result)
+    if kind in (tuple, list):
+        return kind([_plain_tensor(item) for item in result])
+    if issubclass(kind, tuple):
+        return tuple(_plain_tensor(item) for item in tuple.__iter__(result))
+    if issubclass(kind, list):
+        return [_plain_tensor(item) for item in list.__iter__(result)]
+    return _plain_tensor(result)
+
+
+def _plain_tensor(value: Any) -> Any:
+    kind = type(value)
+    if not issubclass(kind, Tensor):
+        if isinstance(value, Tensor):
+            raise Wrong(
+                f"your function returned {describe(value)}, which says that it is a tensor and is "
+                "none. Return a tensor."
+            )
+        if isinstance(value, tuple | list) and not issubclass(kind, tuple | list):
+            raise Wrong(f"your function returned {describe(value)}. Return tensors.")
+        return value
+    if kind not in (Tensor, torch.nn.Parameter):
+        raise Wrong(
+            f"your function returned a tensor of a class of its own, `{kind.__name__}`. Return a "
+            "plain `torch.Tensor`."
+        )
+    if value.layout != torch.strided or value.is_nested or value.is_quantized:
+        raise Wrong(
+            "your function returned a tensor that is not dense "
+            f"(its layout is {str(value.layout).removeprefix('torch.')}). Return a dense one: "
+            "`.to_dense()`."
+        )
+    # An attribute of the instance could stand before a method of the class.
+    return torch.ops.aten.alias(value) if vars(value) else value
 
 
 def _tensors(arguments: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -185,11 +316,14 @@ def _same(a: Tensor, b: Tensor) -> bool:
 
 def _find_stub(answer: Callable[..., Any]) -> str | None:
     """Say which part of the answer is unwritten ("" for all of it), or None if none is."""
-    if inspect.isclass(answer):
+    if isinstance(answer, type):
         methods = {k: v for k, v in vars(answer).items() if inspect.isfunction(v)}
         names = [f"`{key}`" for key, method in methods.items() if _is_stub(method)]
         return f"{' and '.join(names)} of your class is still empty." if names else None
-    function = inspect.unwrap(answer)
+    try:
+        function = inspect.unwrap(answer)
+    except ValueError:  # it wraps itself
+        return None
     return "" if inspect.isfunction(function) and _is_stub(function) else None
 
 
@@ -228,7 +362,10 @@ def _explain(error: BaseException, called: str = "") -> str:
 
 
 def _headline(error: BaseException) -> str:
-    text = textwrap.shorten(str(error), 300, placeholder=" …")
+    try:
+        text = textwrap.shorten(str(error)[:1000], 300, placeholder=" …")
+    except Exception:  # its own text raises
+        text = ""
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
@@ -276,16 +413,38 @@ def _raised_by_reader(error: BaseException) -> bool:
 
 def describe(value: object) -> str:
     """Name a value as a reader would: a tensor by dtype and shape, a number by itself."""
-    if isinstance(value, Tensor):
-        return f"a {str(value.dtype).removeprefix('torch.')} tensor of shape {tuple(value.shape)}"
-    if isinstance(value, tuple | list):
-        items = ", ".join(map(describe, value[:4])) + (", …" if len(value) > 4 else "")
-        return f"a {type(value).__name__} of {len(value)} ({items})"
-    if value is None or isinstance(value, bool | int | float | complex | str):
-        shown = textwrap.shorten(repr(value), 60, placeholder=" …")
-        return "None" if value is None else f"the {type(value).__name__} {shown}"
+    try:
+        return _describe(value)
+    except Exception:  # a value whose own methods raise
+        return f"an object of type {type(value).__name__}"
+
+
+def _describe(value: Any, depth: int = 2) -> str:
+    kind = type(value)
+    if issubclass(kind, Tensor):
+        shape = textwrap.shorten(str(tuple(value.shape)), 60, placeholder=" …)")
+        return f"a {str(value.dtype).removeprefix('torch.')} tensor of shape {shape}"
+    if issubclass(kind, tuple | list):
+        items = ""
+        if depth and len(value):
+            shown = ", ".join(_describe(item, depth - 1) for item in value[:4])
+            items = f" ({shown}{', …' if len(value) > 4 else ''})"
+        return f"a {kind.__name__} of {len(value)}{items}"
+    if value is None:
+        return "None"
+    if kind is str:
+        shown = repr(value) if len(value) <= 60 else repr(value[:58]) + " …"
+        return f"the str {shown}"
+    if kind in (bool, float, complex):
+        return f"the {kind.__name__} {value!r}"
+    if kind is int:
+        shown = repr(value) if value.bit_length() < 200 else f"of {value.bit_length()} bits"
+        return f"the int {shown}"
+    if inspect.isgenerator(value):
+        return "a generator (your function says `yield` where it should `return`)"
     if inspect.isfunction(value):
         return f"the function `{value.__name__}`"
-    if hasattr(value, "shape") and hasattr(value, "dtype"):
-        return f"a {type(value).__module__} array of shape {tuple(value.shape)}"
-    return f"an object of type {type(value).__name__}"
+    module = kind.__module__.partition(".")[0]
+    if module == "numpy" and hasattr(value, "shape"):
+        return f"a numpy array of shape {tuple(value.shape)}"
+    return f"an object of type {kind.__name__}"

@@ -7,13 +7,14 @@ equals one of them is told which.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gdm_lib.exercises._check import Wrong, describe
+from gdm_lib.exercises._check import Wrong, describe, given_dtypes
 
 __all__ = [
     "expect_agreement",
@@ -61,17 +62,26 @@ def expect_tensor(got: object, like: Tensor, name: str) -> Tensor:
         if isinstance(got, int | float) or hasattr(got, "__array__"):
             hint = " Stay in torch: `float()`, `.item()` and `.numpy()` cut the gradient."
         raise Wrong(
-            f"{name} should be a tensor of shape {tuple(like.shape)}, but is {describe(got)}.{hint}"
+            f"{name} should be a tensor of shape {tuple(like.shape)}, but {_verbs(name)[0]} "
+            f"{describe(got)}.{hint}"
         )
+    is_, has = _verbs(name)
     if got.dtype != like.dtype:
+        given = given_dtypes() or [like.dtype]
+        if like.dtype in given and got.dtype not in given:
+            raise Wrong(
+                f"{name} {has} dtype {_short(got.dtype)}, but the inputs have "
+                f"{_short(like.dtype)}. Let the dtype follow the inputs, e.g. with "
+                "`torch.zeros_like` or `x.new_zeros`."
+            )
         raise Wrong(
-            f"{name} has dtype {_short(got.dtype)}, but the inputs have {_short(like.dtype)}. Let "
-            "the dtype follow the inputs, e.g. with `torch.zeros_like` or `x.new_zeros`."
+            f"{name} {has} dtype {_short(got.dtype)}, expected {_short(like.dtype)}. Convert the "
+            f"result: `.to(torch.{_short(like.dtype)})`."
         )
     if got.device != like.device:
         raise Wrong(
-            f"{name} is on {got.device}, but the inputs are on {like.device}. Create tensors with "
-            "`device=x.device`."
+            f"{name} {is_} on {got.device}, but the inputs are on {like.device}. Create tensors "
+            "with `device=x.device`."
         )
     return got
 
@@ -122,7 +132,8 @@ def expect_shape(got: Tensor, shape: tuple[int, ...], name: str) -> None:
         Wrong: Another shape.
     """
     if tuple(got.shape) != tuple(shape):
-        raise Wrong(f"{name} has shape {tuple(got.shape)}, expected {tuple(shape)}.")
+        found = describe(got).partition("of shape ")[2]
+        raise Wrong(f"{name} {_verbs(name)[1]} shape {found}, expected {tuple(shape)}.")
 
 
 def expect_close(
@@ -163,37 +174,41 @@ def expect_close(
             raise Wrong(fault)
     if tensor.numel() == want.numel() and equal(tensor.reshape(want.shape), want):
         raise Wrong(
-            f"{name} has the right values, but shape {tuple(tensor.shape)} where "
+            f"{name} {_verbs(name)[1]} the right values, but shape {tuple(tensor.shape)} where "
             f"{tuple(want.shape)} is expected."
         )
     expect_shape(tensor, tuple(want.shape), name)
     for what, bad in (("NaN", tensor.isnan()), ("infinite", tensor.isinf())):
         if bad.any():
-            raise Wrong(
-                f"{name} is {what} in {int(bad.sum())} of {bad.numel()} entries, "
-                "where all should be finite."
+            places = (
+                f" in {int(bad.sum())} of {bad.numel()} entries, where all should be finite"
+                if bad.numel() > 1
+                else ""
             )
-    raise Wrong(f"{name} {_difference(tensor, want)}")
+            raise Wrong(f"{name} {_verbs(name)[0]} {what}{places}.")
+    raise Wrong(f"{name} {_difference(tensor, want, name)}")
 
 
-def _difference(got: Tensor, want: Tensor) -> str:
+def _difference(got: Tensor, want: Tensor, name: str) -> str:
+    is_, has = _verbs(name)
+    they, differ = ("it", "differs") if has == "has" else ("they", "differ")
     if want.numel() > 1:
         ratio, offset = got / want, got - want
         factor = float(ratio.mean())
         if abs(factor - 1) > 1e-3 and torch.allclose(ratio, ratio.mean(), rtol=1e-4, atol=0):
             return (
-                f"is {factor:.4g} times what it should be, in every entry: look for "
+                f"{is_} {factor:.4g} times what {they} should be, in every entry: look for "
                 "a missing or a spare factor."
             )
         if torch.allclose(offset, offset.mean(), rtol=1e-4, atol=0):
             return (
-                f"differs from what it should be by {float(offset.mean()):.4g}, in every entry: "
-                "look for a missing or a spare term."
+                f"{differ} from what {they} should be by {float(offset.mean()):.4g}, in every "
+                "entry: look for a missing or a spare term."
             )
     worst = int((got - want).abs().argmax())
     index = tuple(int(i) for i in torch.unravel_index(torch.tensor(worst), want.shape))
     where = f" at [{', '.join(map(str, index))}]" if index else ""
-    return f"is wrong{where}: expected {float(want[index]):.6g}, got {float(got[index]):.6g}."
+    return f"{is_} wrong{where}: expected {float(want[index]):.6g}, got {float(got[index]):.6g}."
 
 
 def expect_gradient(result: object, wrt: Tensor, name: str, what: str = "the result") -> Tensor:
@@ -284,6 +299,14 @@ def expect_gradients(
             if slope is not None:
                 found = expect_gradient(a * weights, leaves[i], argument, part)
                 expect_close(found, slope, f"the gradient of {part} with respect to `{argument}`")
+
+
+def _verbs(name: str) -> tuple[str, str]:
+    """ "is" and "has", or "are" and "have" of what has a name in the plural."""
+    head = re.split(r" (?:of|for|from|with|without|where|at|in|to|near|under|per)\b", name)[0]
+    last = head.split()[-1]
+    plural = " and " in head or (len(last) > 3 and re.search(r"[^sui]s$", last) is not None)
+    return ("are", "have") if plural else ("is", "has")
 
 
 def _names(name: str | tuple[str, str]) -> tuple[str, ...]:

@@ -23,7 +23,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -38,7 +37,15 @@ from gdm_lib.bijections import (
     check_inputs,
     join,
 )
-from gdm_lib.nn import evaluates, exact, through, without_autocast
+from gdm_lib.nn import (
+    check_count,
+    check_image,
+    evaluates,
+    exact,
+    moments,
+    through,
+    without_autocast,
+)
 
 __all__ = [
     "ActNorm",
@@ -48,8 +55,8 @@ __all__ = [
     "InvertibleConv",
     "InvertibleConvLU",
     "SplitPrior",
-    "exponential",
-    "sigmoid",
+    "log_exponential",
+    "log_sigmoid",
 ]
 
 ARXIV = "1807.03039"
@@ -84,18 +91,7 @@ class ActNorm(Affine):
         Raises:
             ValueError: a channel does not vary.
         """
-        x = exact(x)
-        over = [0, *range(2, x.ndim)]
-
-        def mean_of(values: Tensor) -> Tensor:
-            count = values.new_tensor([values.numel() / self.features])
-            sums = torch.cat([values.sum(over), count])
-            if dist.is_available() and dist.is_initialized():
-                dist.all_reduce(sums)
-            return sums[:-1] / sums[-1]
-
-        mean = mean_of(x)
-        var = mean_of((x - mean.view(-1, *[1] * (x.ndim - 2))).square())
+        mean, var = moments(exact(x))
         if not bool((var > 0).all()):
             raise ValueError(
                 "x must vary in every channel of the first batch, which sets the scales, got "
@@ -225,13 +221,13 @@ def _unit_inverse(triangular: Tensor) -> Tensor:
 # Section 3.3: affine coupling
 
 
-def exponential(raw: Tensor) -> Tensor:
-    """``s = exp(raw)``, as in table 1; its log."""
+def log_exponential(raw: Tensor) -> Tensor:
+    """``log s`` of ``s = exp(raw)``, as in table 1."""
     return raw
 
 
-def sigmoid(raw: Tensor) -> Tensor:
-    """``s = sigmoid(raw + 2)``, as in the authors' code: bounded, 0.88 at the start; its log."""
+def log_sigmoid(raw: Tensor) -> Tensor:
+    """``log s`` of ``s = sigmoid(raw + 2)``, as in the authors' code: bounded, 0.88 at first."""
     return F.logsigmoid(raw + 2)
 
 
@@ -262,7 +258,7 @@ class Coupling(nn.Module):
     Args:
         features: channels, even.
         net: ``NN``, from ``features / 2 + context_dim`` to ``features`` channels.
-        log_scale: makes ``log s`` of the network's output, ``sigmoid`` or ``exponential``;
+        log_scale: makes ``log s`` of the network's output, ``log_sigmoid`` or ``log_exponential``;
             ``torch.zeros_like`` makes the coupling additive.
         context_dim: features of the context; 0 for none.
     """
@@ -272,7 +268,7 @@ class Coupling(nn.Module):
         features: int,
         net: nn.Module,
         *,
-        log_scale: Callable[[Tensor], Tensor] = sigmoid,
+        log_scale: Callable[[Tensor], Tensor] = log_sigmoid,
         context_dim: int = 0,
     ) -> None:
         super().__init__()
@@ -351,16 +347,13 @@ class Glow(Flow):
         steps: int = 8,
         hidden: int = 64,
         mixing: Callable[[int], nn.Module] = InvertibleConvLU,
-        log_scale: Callable[[Tensor], Tensor] = sigmoid,
+        log_scale: Callable[[Tensor], Tensor] = log_sigmoid,
         context_dim: int = 0,
         embed: nn.Module | None = None,
     ) -> None:
-        c, h, w = shape
-        if h % 2**scales or w % 2**scales:
-            raise ValueError(
-                f"shape must have height and width that are multiples of {2**scales} for "
-                f"{scales} scales, got {(h, w)}; pad the images, or take fewer scales"
-            )
+        for name, count in {"scales": scales, "steps": steps, "hidden": hidden}.items():
+            check_count(name, count, 1)
+        c, h, w = shape = check_image("shape", shape, 2**scales, f"{scales} scales")
         parts, shapes = [], []
         for _ in range(scales):
             c, h, w = 4 * c, h // 2, w // 2
@@ -378,6 +371,7 @@ class Glow(Flow):
             StandardNormal((math.prod(shape),)),
             dequantise=Dequantise(levels),
             embed=embed,
+            data_shape=shape,
         )
 
     @torch.no_grad()
@@ -395,6 +389,7 @@ class Glow(Flow):
         With additive couplings that is sampling from ``p(x) ** (1 / T**2)``, normalised. (The
         paper writes the exponent ``T**2``; a Gaussian of deviation ``T`` has ``1 / T**2``.)
         """
-        context, base_context = self._contexts(y)
+        check_count("n", n)
+        _, base_context = self._contexts(y, n)
         z = cast(Any, self.base).sample(n, base_context, generator=generator)
-        return self.decode(temperature * z, context)
+        return self.decode(temperature * z, y)

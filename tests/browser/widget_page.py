@@ -70,6 +70,14 @@ PICTURES = """root => [...root.querySelectorAll('.gdm-stage canvas')]
     + [...root.querySelectorAll('.gdm-stage .gdm-marker')].map(m => m.style.cssText).join()"""
 
 
+def wait_until(page, expression: str, arg=None, timeout_s: float = 20) -> None:
+    """Wait for a condition on a page whose policy forbids ``eval``, which playwright's own uses."""
+    give_up = time.monotonic() + timeout_s
+    while not page.evaluate(expression, arg):
+        assert time.monotonic() < give_up, f"not within {timeout_s} s: {expression}"
+        page.wait_for_timeout(20)
+
+
 def pictures(root) -> str:
     """What a widget shows, as text to compare."""
     return root.evaluate(PICTURES)
@@ -106,9 +114,7 @@ def drive(page, root) -> list[str]:
     """
     done = []
     root.scroll_into_view_if_needed()
-    page.wait_for_function(
-        "root => Number(root.dataset.gdmPictures) > 0", arg=root.element_handle(), timeout=20_000
-    )
+    wait_until(page, "root => Number(root.dataset.gdmPictures) > 0", root.element_handle())
     settle(page, root)
 
     def label_of(control) -> str:

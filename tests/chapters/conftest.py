@@ -12,18 +12,7 @@ sys.path.insert(0, str(ROOT))
 
 from chapters._tools import inputs, pairs  # noqa: E402
 
-HEADER = """---
-jupytext:
-  text_representation:
-    extension: .md
-    format_name: myst
-kernelspec:
-  display_name: Python 3
-  language: python
-  name: python3
----
-
-"""
+HEADER = pairs.HEADER + "\n"
 
 CHAPTER = """# A paper
 

@@ -449,6 +449,13 @@ def test_what_is_sent_without_end_is_cut_off(server, cache, name, monkeypatch, i
     assert_refused(server, cache, "raw", message)
 
 
+def test_what_precedes_the_file_is_cut_off_before_the_time_is_over(server, cache, monkeypatch):
+    monkeypatch.setattr(_download, "MAX_HEAD", 10_000)
+    head, again, _ = ENDLESS["a redirection's body"]
+    monkeypatch.setattr(server, "raw", (head, again), raising=False)
+    assert_refused(server, cache, "raw", "more than 10,000 bytes of headers and redirections came")
+
+
 OK = b"HTTP/1.1 200 OK\r\n\r\n"
 
 

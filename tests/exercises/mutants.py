@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ast
 import copy
-import math
 import random
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gdm_lib.exercises import Verdict, check
+from gdm_lib.exercises import check
+from gdm_lib.exercises._check import _convert
 
 SWAPS: dict[type, tuple[type, ...]] = {
     ast.Add: (ast.Sub,),
@@ -290,10 +290,6 @@ def _is_size(node: ast.AST, names: list[str]) -> bool:
     return False
 
 
-def judge(checker: Callable[..., None], answer: Callable[..., Any]) -> Verdict:
-    return check(checker, answer)
-
-
 def same(
     answer: Callable[..., Any],
     right: Callable[..., Any],
@@ -391,4 +387,45 @@ class Draw:
         return torch.randperm(n, generator=self.generator)
 
 
-_ = math  # sources of answers name it
+def holes(
+    checker: Callable[..., None],
+    answers: list[tuple[str, dict[str, Any]]],
+    draws: list[tuple],
+    *,
+    gradients: bool = False,
+    limit: int | None = None,
+) -> tuple[int, list[str]]:
+    """Try a checker on the mutants of right answers.
+
+    Args:
+        checker: The checker.
+        answers: Source of a right answer, and the names that it may use.
+        draws: Inputs on which a mutant that passes is compared with the answer.
+        gradients: Whether the gradients are compared too.
+        limit: How many mutants to try, drawn at random; all without.
+
+    Returns:
+        How many were tried, and of each that passed and isn't as right what it is and where it
+        differs.
+    """
+    made = [
+        (mutant, source, scope)
+        for source, scope in answers
+        for mutant in mutants(source, first_sizes(source, scope, checker))
+    ]
+    if limit is not None and len(made) > limit:
+        made = random.Random(checker.__name__).sample(made, limit)
+    found = []
+    for mutant, source, scope in made:
+        answer = build(mutant, scope)
+        verdict = check(checker, answer, seconds=5)
+        if verdict.passed:
+            right, inputs = build(source, scope), draws
+            if "for float32" in verdict.message:
+                inputs = [
+                    tuple(_convert(a, torch.float64, torch.float32) for a in d) for d in draws
+                ]
+            gap = same(answer, right, inputs, gradients=gradients)
+            if gap:
+                found.append(f"{mutant}\n  passes, but {gap}")
+    return len(made), found

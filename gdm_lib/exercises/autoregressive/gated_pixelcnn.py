@@ -13,6 +13,7 @@ from torch import Tensor
 from gdm_lib.exercises.expect import (
     expect_agreement,
     expect_close,
+    expect_finite,
     expect_gradient,
     expect_gradients,
 )
@@ -305,6 +306,16 @@ def conditional_gain(answer: Callable[..., Tensor]) -> None:
             _wave(3, 5) + far,
             torch.tensor([4, 0, 2]),
         ),
-        "of classes that are hundreds apart": (400 * _wave(4, 3) - 2000, y[:4]),
     }
     expect_agreement(answer, right, "the gain", cases)
+    # Nor may the true class be far less likely than another.
+    far_apart = 400 * _wave(5, 3) - 2000
+    expect_finite(
+        answer(far_apart, y),
+        want,
+        "the gain where classes are hundreds of nats apart",
+        "where another class is hundreds of nats likelier than the true one exp overflows, and the "
+        "gain is infinite. Use `torch.logsumexp`.",
+    )
+    apart = {"where classes are hundreds of nats apart": (far_apart, y)}
+    expect_agreement(answer, right, "the gain", apart)

@@ -371,8 +371,8 @@ def data_init(answer: Callable[..., Tensor]) -> None:
         return torch.stack([gain / std, -gain * mean / std])
 
     cases = {
-        "of one output": (_wave(1, 3), _wave(5, 3, speed=2.9) + 1, 2.0),
-        "of one input": (_wave(4, 1), _wave(6, 1, speed=2.9) - 0.4, 0.1),
-        "of a batch of two": (_wave(2, 5), _wave(2, 5, speed=2.9), 1.0),
+        "of one output": (_wave(1, 3) + 0.3, _wave(5, 3, speed=2.9) + 1, 2.0),
+        "of one input": (_wave(4, 1) + 0.3, _wave(6, 1, speed=2.9) - 0.4, 0.1),
+        "of a batch of two": (_wave(2, 5) + 0.3, _wave(2, 5, speed=2.9), 1.0),
     }
     expect_agreement(answer, right, "g and b", cases)

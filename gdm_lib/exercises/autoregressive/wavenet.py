@@ -222,6 +222,7 @@ def path_counts(answer: Callable[..., Tensor]) -> None:
     cases = {
         "to the newest sample alone": (given, 1),
         "of a single layer": (torch.tensor([2]), 5),
+        "of a layer that leads just beyond n": (torch.tensor([1, 6]), 5),
         "of three layers": (torch.tensor([2, 1, 1]), 6),
         "of two blocks": (torch.tensor([1, 2, 4, 1, 2, 4]), 20),
     }

@@ -105,9 +105,9 @@ def conditional_gain_2(log_p, y):
 
 
 def conditional_gain_3(log_p, y):
-    own = log_p.gather(1, y.unsqueeze(1))
-    mean = torch.exp(log_p - own).mean(1)
-    return -torch.log2(mean)
+    own = log_p[range(len(y)), y]
+    gap = log_p - own[:, None]
+    return (math.log(len(log_p[0])) - torch.logsumexp(gap, -1)) / math.log(2)
 
 
 def conditional_gain_4(log_p, y):

@@ -8,7 +8,7 @@ from torch.distributions import Categorical, MixtureSameFamily, Normal
 
 def path_counts_inputs(d):
     dim, hidden = d.size(1, 5), d.size(1, 7)
-    return d.order(dim), d.integers(1, max(1, dim - 1), hidden).double()
+    return d.order(dim), d.integers(1, max(1, dim - 1), hidden).float()
 
 
 def path_counts_1(order, degrees):

@@ -277,7 +277,8 @@ function put(state, path, value) {
   const last = steps.pop();
   let place = state;
   for (const step of steps) place = Object.hasOwn(Object(place), step) ? place[step] : undefined;
-  if (typeof place !== "object" || !place || ["__proto__", "constructor", "prototype"].includes(last))
+  const special = [undefined, "__proto__", "constructor", "prototype"];
+  if (typeof place !== "object" || !place || special.includes(last))
     throw new Error(`its state has no place for the binary data of ${path.join(".")}`);
   place[last] = value;
 }

@@ -29,7 +29,7 @@ help:  ## list the targets
 	  printf '%-14s %s\n' "$$target" "$$text"; done
 
 lab: $(READY)  ## open the book in JupyterLab (PORT=8888)
-	@$(PY) -m jupyter lab --port $(PORT) --LabApp.default_url=/lab/tree/$(START) $(LAB_ARGS)
+	@$(PY) -m chapters._tools.lab --port $(PORT) --LabApp.default_url=/lab/tree/$(START) $(LAB_ARGS)
 
 test: $(READY)  ## run every test: code, notebooks, site, browser (STAGES="lint unit")
 	@if command -v npm >/dev/null 2>&1; then $(MAKE) --no-print-directory assets; fi
@@ -37,7 +37,11 @@ test: $(READY)  ## run every test: code, notebooks, site, browser (STAGES="lint 
 
 book: $(READY) assets  ## build the site into _build/html (ASSETS=cdn does without npm)
 	@rm -rf _build
-	@GDM_ASSETS=$(ASSETS) $(PY) -m jupyter book build . --path-output . -W -n --keep-going
+	@GDM_ASSETS=$(ASSETS) $(PY) -m jupyter book build . --path-output . \
+	  --builder custom --custom-builder html -W -n --keep-going
+	@echo "The site is in _build/html. Its widgets need a server; this one is for your machine alone:"
+	@echo "    $(PY) -m http.server -d _build/html -b localhost 8000"
+	@echo "Then open http://localhost:8000/"
 
 chapters: $(READY)  ## re-execute the chapters that changed (NAMES="vae/vae", ARGS=--force)
 	@$(PY) -m chapters._tools.execute $(NAMES) $(ARGS)
@@ -68,8 +72,6 @@ $(READY): pyproject.toml constraints.txt
 	@$(PY) -m pip install --quiet '$(TORCH)'
 	@grep -v '^torch==' constraints.txt > .venv/constraints.txt
 	@$(PY) -m pip install --quiet -c .venv/constraints.txt -e '.[book,tests]'
-	@mkdir -p .venv/share/jupyter/lab/settings
-	@cp chapters/_site/lab.json .venv/share/jupyter/lab/settings/overrides.json
 	@touch $@
 
 .PHONY: assets

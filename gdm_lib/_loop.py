@@ -13,9 +13,8 @@ same numbers, and a stop that says where a NaN came from.
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 import math
+import operator
 import signal
 import sys
 import threading
@@ -25,7 +24,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, cast
 
 import torch
 from lightning_fabric import Fabric
@@ -33,10 +32,11 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 from torch.optim.swa_utils import get_ema_multi_avg_fn
-from torch.utils.data import Dataset, TensorDataset, default_collate
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from gdm_lib import _tensorfile
+from gdm_lib._batches import Batch, Data, Source, Transform, seed_of, source_of
+from gdm_lib._checkpoint import Checkpoint, Kept, agree_on, not_finite, together
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,12 +50,12 @@ __all__ = [
     "Player",
     "Transform",
     "run",
+    "whole",
 ]
 
-Data = Tensor | tuple[Tensor, Tensor] | Dataset[Any]
-"""``x``, or ``(x, y)``, whose first dimension counts the items; or a map-style ``Dataset``."""
+LONGEST = 10**9
+"""Steps of a run: a larger number is a slip."""
 
-Transform = Callable[[Tensor, torch.Generator], Tensor]
 Measure = Callable[[Any], Mapping[str, float]]
 Callback = Callable[[int, Any, "History"], object]
 
@@ -93,8 +93,12 @@ class History:
 
 
 class NonFiniteLossError(FloatingPointError):
-    """A term of the loss, or a gradient, is NaN or infinite. The weights are still those from
-    before the turn in which it came up; ``history`` is the run up to the step before."""
+    """A term of the loss, a gradient or a weight is NaN or infinite.
+
+    If it is a term or a gradient, the weights are still those from before the turn in which it
+    came up. If it is a weight, the model has the last weights again that were seen to be finite;
+    the message says after which step that was. ``history`` is the run up to the step before.
+    """
 
     def __init__(self, message: str, history: History) -> None:
         super().__init__(message)
@@ -140,7 +144,8 @@ def run(
     *,
     steps: int | None,
     epochs: int | None,
-    batch_size: int,
+    batch_size: int | None,
+    usual_batch_size: int,
     accumulate: int,
     schedule: Callable[[int], float] | None,
     clip_grad_norm: float | None,
@@ -166,51 +171,93 @@ def run(
 
     Args:
         turns: of one step, in order; a player with several stands there several times.
+        usual_batch_size: if ``batch_size`` is left out and ``data`` makes no batches of its own.
         valid: evaluated by the loss of the only player.
         config: facts of the callers that a checkpoint must agree with to be resumed.
     """
-    _check_settings(ema, clip_grad_norm, resume, checkpoint)
-    _check_intervals(
-        valid_every=valid_every,
-        measure_every=measure_every,
-        callback_every=callback_every,
-        checkpoint_every=checkpoint_every,
-    )
-    items, read = _reader(data, "data", transform)
-    valid_items, valid_read = (0, read) if valid is None else _reader(valid, "valid", transform)
     fabric = fabric or _fabric_of(turns[0].parameters[0].device)
+    if not isinstance(fabric, Fabric):
+        raise ValueError(f"fabric must be a lightning_fabric.Fabric, got {fabric!r}")
     rank, world = fabric.global_rank, fabric.world_size
-    _check_batch_size(batch_size, items, world, accumulate)
-    batches = sum(player.new_batch for player in turns)
-    per_epoch = items // batch_size
-    epoch_steps = max(1, per_epoch // batches)
-    total = _count_steps(steps, epochs, epoch_steps)
+    if world > 1 and not torch.distributed.is_initialized():
+        raise ValueError(f"fabric has {world} processes to start: call fabric.launch() before")
+    with together(fabric):
+        ema, clip_grad_norm = _check_settings(ema, clip_grad_norm, resume, checkpoint)
+        _check_callables(schedule=schedule, transform=transform, measure=measure, callback=callback)
+        seed = whole("seed", seed)
+        valid_every = _interval("valid_every", valid_every)
+        measure_every = _interval("measure_every", measure_every)
+        callback_every = _interval("callback_every", callback_every)
+        checkpoint_every = _interval("checkpoint_every", checkpoint_every)
+        accumulate = _at_least_one("accumulate", accumulate, " part")
+        given = batch_size is not None
+        batch_size = usual_batch_size if batch_size is None else whole("batch_size", batch_size)
+        source = source_of(
+            *(data, "data"),
+            batch_size=batch_size,
+            given=given,
+            transform=transform,
+            seed=seed,
+            rank=rank,
+            world=world,
+            resumable=checkpoint is not None,
+        )
+        batch_size = source.batch_size
+        valid_source = (
+            valid
+            if valid is None
+            else source_of(
+                *(valid, "valid"),
+                batch_size=batch_size,
+                given=given,
+                transform=transform,
+                seed=seed,
+                rank=rank,
+                world=world,
+            )
+        )
+        if not isinstance(data, DataLoader):
+            _check_batch_size(batch_size, source.items, world, accumulate)
+        if world > 1:
+            _check_statistics(model, fabric)
+        batches = sum(player.new_batch for player in turns)
+        epoch_steps = max(1, source.per_epoch // batches)
+        total = _count_steps(steps, epochs, epoch_steps)
+        for player in turns:
+            _check_rates(player)
 
     players = list({id(player): player for player in turns}.values())
     history = History()
-    known: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "items": items}
-    known |= {"processes": world, "ema": ema, "accumulate": accumulate, **config}
-    saved = _Checkpoint(Path(checkpoint or ""), model, players, fabric, history, known)
+    known: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "items": source.items}
+    known |= {"processes": world, "ema": ema, "accumulate": accumulate, "data": source.kind}
+    known |= config
+    agree_on(fabric, {"steps": total, **known})
+    saved = Checkpoint(Path(checkpoint or ""), model, players, fabric, history, known)
+    if checkpoint is not None:
+        with together(fabric):
+            if fabric.is_global_zero:
+                saved.check_writable()
     average = None if ema is None else _Average(model, players, ema)
     if average is not None:
         history.ema = average.model
     noise = torch.Generator(fabric.device)
 
-    @lru_cache(maxsize=1)
-    def order(epoch: int) -> Tensor:
-        shuffle = torch.Generator().manual_seed(_seed(seed, "order", epoch))
-        return torch.randperm(items, generator=shuffle)
-
-    def rows_of(batch: int) -> Tensor:
-        place = batch % per_epoch * batch_size
-        return order(batch // per_epoch)[place : place + batch_size].chunk(world)[rank]
-
-    def load(read: _Reader, rows: Tensor) -> tuple[Tensor, ...]:
-        x, *y = (part.to(fabric.device) for part in read(rows))
-        return (x if transform is None else transform(x, noise), *y)
+    def load(part: Batch) -> Batch:
+        x, *y = (tensor.to(fabric.device) for tensor in part)
+        x = x if transform is None else transform(x, noise)
+        if not isinstance(x, Tensor):
+            raise ValueError(f"transform must return a tensor, got {type(x).__name__}")
+        return (_in_kind_of(kind, x), *(_in_kind_of(kind, _label(tensor)) for tensor in y))
 
     def due(every: int | None) -> bool:
         return step % (every or epoch_steps) == 0 or step == total
+
+    def check_weights(keep: bool) -> None:
+        with together(fabric):
+            if broken := kept.broken():
+                _explain_weights(players, kept, broken, f"After step {step}", history)
+        if keep:
+            kept.keep(step)
 
     @contextmanager
     def aside(stream: str) -> Iterator[None]:
@@ -228,14 +275,27 @@ def run(
     with (
         _left_as_found(model, fabric.device),
         _Progress(total, 0 if epochs is None else epoch_steps, progress and rank == 0) as line,
+        source.given_back(),
+        nullcontext() if valid_source is None else valid_source.given_back(),
         _deferred_interrupt() as interrupt,
     ):
         games = {}
         for player in players:
             _let_play(player, players)  # what averages gradients asks now whose these are
             games[player.method] = _Game(*fabric.setup(_Loss(model, player), player.optimizer))
-        if resume and saved.path.exists():
-            step = saved.load()
+        if resume:
+            with together(fabric):
+                state = saved.read(total)
+            told = "no file" if state is None else f"step {state.step}, digest {state.digest[:8]}"
+            agree_on(fabric, {"checkpoint": told})
+            if state is not None:
+                with together(fabric):
+                    step = saved.load(state)
+        kind = turns[0].parameters[0].dtype
+        kept = Kept([model] if average is None else [model, average.model])
+        kept.step = step
+        with together(fabric):
+            _check_start(model, players)
         start = time.perf_counter() - history.seconds
         model.train()
         stopping = False
@@ -246,7 +306,7 @@ def run(
                 _let_play(player, players)
                 _reseed(noise, seed, "step", turn, rank)
                 if player.new_batch:
-                    parts = [load(read, part) for part in rows_of(batch).chunk(accumulate)]
+                    parts = [load(part) for part in source.parts(batch, accumulate)]
                     batch += 1
                 game = games[player.method]
                 terms = _backward(fabric, player, game, parts, history)
@@ -259,14 +319,14 @@ def run(
                 )
                 if not math.isfinite(sum(values)) or not math.isfinite(how_large):
                     found = dict(zip(terms, values, strict=True))
-                    _explain_non_finite(fabric, model, player, found, parts, step, history)
+                    _explain_non_finite(
+                        fabric, model, players, player, found, parts, kept, step, history
+                    )
 
                 if clip_grad_norm is not None:
                     clip_grads_with_norm_(player.parameters, clip_grad_norm, size)
                 if schedule is not None:
-                    groups = player.optimizer.param_groups
-                    for group, rate in zip(groups, player.rates, strict=True):
-                        group["lr"] = rate * schedule(step)
+                    _set_rates(player, schedule, step)
                 game.stepper.step()
                 if player.after is not None:
                     with torch.no_grad():
@@ -278,9 +338,22 @@ def run(
             step += 1
             history.train_steps.append(step)
             _log(history.train, logged)
-            if valid is not None and due(valid_every):
+            # Several processes must stop after the same step: the one that all of them agreed on.
+            stopping = bool(stop) or (world == 1 and interrupt.is_set())
+            saving = checkpoint is not None and (stopping or due(checkpoint_every))
+            rarely = step & (step - 1) == 0  # a copy costs as much as a part of a step
+            looked_at = (valid, valid_every), (measure, measure_every), (callback, callback_every)
+            if (
+                rarely
+                or saving
+                or stopping
+                or step == total
+                or any(what is not None and due(every) for what, every in looked_at)
+            ):
+                check_weights(keep=rarely or saving)
+            if valid_source is not None and due(valid_every):
                 with aside("valid"):
-                    means = _evaluate(fabric, game.loss, load, valid_read, valid_items, batch_size)
+                    means = _evaluate(fabric, game.loss, load, valid_source, batch_size)
                     history.valid_steps.append(step)
                     _log(history.valid, means)
             if measure is not None and due(measure_every):
@@ -292,10 +365,12 @@ def run(
             if callback is not None and due(callback_every):
                 with aside("callback"):
                     callback(step, model, history)
-            # Several processes must stop after the same step: the one that all of them agreed on.
             stopping = bool(stop) or (world == 1 and interrupt.is_set())
             if checkpoint is not None and (stopping or due(checkpoint_every)):
-                saved.save(step)
+                check_weights(keep=False)  # the callback has had them in its hands
+                with together(fabric):
+                    if fabric.is_global_zero:
+                        saved.save(step)
             line.show(step, history, shown)
     history.interrupted = step < total
     return history
@@ -304,13 +379,45 @@ def run(
 # Arguments
 
 
+def whole(name: str, value: object) -> int:
+    """A whole number that is given as one.
+
+    Raises:
+        ValueError: it is given as something else.
+    """
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return operator.index(cast(Any, value))
+    except TypeError:
+        raise ValueError(f"{name} must be a whole number, an int, got {value!r}") from None
+
+
+def _at_least_one(name: str, value: object, unit: str = "") -> int:
+    count = whole(name, value)
+    if count < 1:
+        raise ValueError(f"{name} must be at least 1{unit}, got {count}")
+    return count
+
+
+def _interval(name: str, every: object) -> int | None:
+    return None if every is None else _at_least_one(name, every, " step")
+
+
+def _number(name: str, value: object) -> float:
+    try:
+        if isinstance(value, bool | str | bytes):
+            raise TypeError
+        return float(cast(Any, value))
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        raise ValueError(f"{name} must be a number, got {value!r}") from None
+
+
 def _check_batch_size(batch_size: int, items: int, world: int, accumulate: int) -> None:
     if not 1 <= batch_size <= items:
         raise ValueError(
             f"batch_size must lie in 1..{items}, the number of items in data, got {batch_size}"
         )
-    if accumulate < 1:
-        raise ValueError(f"accumulate must be at least 1 part, got {accumulate}")
     if batch_size % (world * accumulate):
         among = f" among {world} processes" if world > 1 else ""
         into = f" into {accumulate} parts" if accumulate > 1 else ""
@@ -318,91 +425,117 @@ def _check_batch_size(batch_size: int, items: int, world: int, accumulate: int) 
 
 
 def _count_steps(steps: int | None, epochs: int | None, per_epoch: int) -> int:
-    for name, count in (("steps", steps), ("epochs", epochs)):
-        if count is not None and count < 1:
-            raise ValueError(f"{name} must be at least 1, got {count}")
-    if steps is not None and epochs is None:
-        return steps
-    if epochs is not None and steps is None:
-        return epochs * per_epoch
-    raise ValueError(f"give either steps or epochs, got steps={steps} and epochs={epochs}")
+    if (steps is None) == (epochs is None):
+        raise ValueError(f"give either steps or epochs, got steps={steps} and epochs={epochs}")
+    if steps is not None:
+        total = count = _at_least_one("steps", steps)
+    else:
+        count = _at_least_one("epochs", epochs)
+        total = count * per_epoch
+    if total > LONGEST:
+        name = "epochs" if steps is None else "steps"
+        raise ValueError(f"{name} must be at most {LONGEST // (total // count):,}, got {count:,}")
+    return total
 
 
 def _check_settings(
     ema: float | None, clip_grad_norm: float | None, resume: bool, checkpoint: Path | str | None
-) -> None:
+) -> tuple[float | None, float | None]:
+    ema = None if ema is None else _number("ema", ema)
     if ema is not None and not 0 <= ema < 1:
         raise ValueError(f"ema must lie in [0, 1), got {ema}")
+    clip_grad_norm = None if clip_grad_norm is None else _number("clip_grad_norm", clip_grad_norm)
     if clip_grad_norm is not None and not clip_grad_norm > 0:
         raise ValueError(f"clip_grad_norm must be positive, got {clip_grad_norm}")
+    if not isinstance(resume, bool):
+        raise ValueError(f"resume must be True or False, got {resume!r}")
+    if checkpoint is not None and not isinstance(checkpoint, Path | str):
+        raise ValueError(f"checkpoint must be a path, got {checkpoint!r}")
     if resume and checkpoint is None:
         raise ValueError("resume needs checkpoint, the file to go on from")
+    return ema, clip_grad_norm
 
 
-def _check_intervals(**intervals: int | None) -> None:
-    for name, every in intervals.items():
-        if every is not None and every < 1:
-            raise ValueError(f"{name} must be at least 1 step, got {every}")
+def _check_callables(**functions: object) -> None:
+    for name, function in functions.items():
+        if function is not None and not callable(function):
+            raise ValueError(f"{name} must be a function, got {function!r}")
+
+
+def _check_rates(player: Player) -> None:
+    for rate in player.rates:
+        if not math.isfinite(float(rate)):
+            raise ValueError(f"optimizer must have a finite learning rate, got {float(rate)}")
+
+
+def _set_rates(player: Player, schedule: Callable[[int], float], step: int) -> None:
+    found = schedule(step)
+    try:
+        factor = float(found)
+        fine = all(math.isfinite(float(rate * factor)) for rate in player.rates)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        fine = False
+    if not fine:
+        raise ValueError(
+            f"schedule must return a finite factor on the learning rate, got {found!r} for "
+            f"schedule({step}); that step was not taken, and the model keeps the weights of before"
+        )
+    for group, rate in zip(player.optimizer.param_groups, player.rates, strict=True):
+        group["lr"] = rate * factor
+
+
+def _check_statistics(model: nn.Module, fabric: Fabric) -> None:
+    """On several processes a running mean must be that of all of them."""
+    batch = nn.modules.batchnorm._BatchNorm
+    instance = nn.modules.instancenorm._InstanceNorm
+    for name, module in model.named_modules():
+        apart = isinstance(module, batch) and not isinstance(module, nn.SyncBatchNorm)
+        if apart or (isinstance(module, instance) and module.track_running_stats):
+            kind = type(module).__name__
+            way = "gdm_lib.bijections.BatchNorm, which shares them"
+            if fabric.device.type != "cpu" and apart:
+                way = f"nn.SyncBatchNorm.convert_sync_batchnorm(model), or {way}"
+            if not apart:
+                way = f"{kind} with track_running_stats=False"
+            raise ValueError(
+                f"model.{name} is an nn.{kind}, whose statistics would be those of one process "
+                f"of {fabric.world_size}; take {way}, or train on one process"
+            )
+
+
+def _check_start(model: nn.Module, players: Sequence[Player]) -> None:
+    trained = {id(p) for player in players for p in player.parameters}
+    names = not_finite((n, p) for n, p in model.named_parameters() if id(p) in trained)
+    if names:
+        raise ValueError(
+            f"model must have finite weights before the first step, and {_listed(names)} is not "
+            "finite; build the model anew, or load other weights"
+        )
 
 
 # Data
 
-_Reader = Callable[[Tensor], tuple[Tensor, ...]]
+
+def _in_kind_of(kind: torch.dtype, tensor: Tensor) -> Tensor:
+    """Real numbers in the precision of the weights: NumPy's are in double precision."""
+    return tensor.to(kind) if tensor.is_floating_point() and kind.is_floating_point else tensor
 
 
-def _reader(data: Data, name: str, transform: Transform | None) -> tuple[int, _Reader]:
-    """The number of items, and what reads the batch of given rows."""
-    if isinstance(data, TensorDataset):
-        data = cast("tuple[Tensor, Tensor]", data.tensors)
-    if isinstance(data, Dataset):
-        dataset = cast(Any, data)
-        if not hasattr(dataset, "__len__"):
-            raise ValueError(
-                f"{name} must be a map-style Dataset with a length, got an iterable one"
-            )
-
-        def read(rows: Tensor) -> tuple[Tensor, ...]:
-            batch = default_collate([dataset[i] for i in rows.tolist()])
-            return (batch,) if isinstance(batch, Tensor) else tuple(batch)
-
-        items, dtype = len(dataset), None
-    else:
-        tensors = tuple(data) if isinstance(data, tuple | list) else (data,)
-        if not 1 <= len(tensors) <= 2 or not all(isinstance(t, Tensor) for t in tensors):
-            kinds = ", ".join(type(t).__name__ for t in tensors)
-            raise ValueError(
-                f"{name} must be a tensor x or a pair of tensors (x, y), got ({kinds})"
-            )
-        shapes = " and ".join(str(tuple(t.shape)) for t in tensors)
-        if any(t.ndim == 0 or len(t) != len(tensors[0]) for t in tensors):
-            raise ValueError(f"{name}: x and y must have the same first dimension, got {shapes}")
-
-        def read(rows: Tensor) -> tuple[Tensor, ...]:
-            return tuple(t[rows.to(t.device)] for t in tensors)
-
-        items, dtype = len(tensors[0]), tensors[0].dtype
-    if items == 0:
-        raise ValueError(f"{name} must have at least one item, got none")
-    if dtype == torch.uint8 and transform is None:
-        raise ValueError(f"{name} holds bytes; take x / 255, or give a transform that does")
-    return items, read
+def _label(y: Tensor) -> Tensor:
+    """Whole numbers are classes, whose type indexes."""
+    whole_numbers = not y.is_floating_point() and not y.is_complex() and y.dtype != torch.bool
+    return y.long() if whole_numbers else y
 
 
 # Randomness
 
 
-def _seed(seed: int, stream: str, index: int, rank: int = 0) -> int:
-    """Hashed, so that neither streams nor neighbouring seeds share their numbers."""
-    digest = hashlib.blake2b(f"{seed} {stream} {index} {rank}".encode(), digest_size=7).digest()
-    return int.from_bytes(digest, "big")
-
-
 def _reseed(noise: torch.Generator, seed: int, stream: str, index: int, rank: int) -> None:
     """Seed the global generators and ``noise``, each its own way."""
-    torch.default_generator.manual_seed(_seed(seed, stream, index, rank))
+    torch.default_generator.manual_seed(seed_of(seed, stream, index, rank))
     if noise.device.type != "cpu":
-        torch.get_device_module(noise.device).manual_seed(_seed(seed, stream, index, rank))
-    noise.manual_seed(_seed(seed, stream + " transform", index, rank))
+        torch.get_device_module(noise.device).manual_seed(seed_of(seed, stream, index, rank))
+    noise.manual_seed(seed_of(seed, stream + " transform", index, rank))
 
 
 # One turn
@@ -461,7 +594,7 @@ def _backward(
     for number, part in enumerate(parts, 1):
         wait = fabric.world_size > 1 and number < len(parts)  # processes average once, at the end
         with fabric.no_backward_sync(cast(Any, game.loss)) if wait else nullcontext():
-            terms = game.loss(*part)
+            terms = _terms(game.loss, part)
             _check_terms(terms, player, history)
             if len(parts) > 1:
                 terms = {name: term / len(parts) for name, term in terms.items()}
@@ -469,6 +602,20 @@ def _backward(
         total = {n: total[n] + t.detach() if total else t.detach() for n, t in terms.items()}
     fabric.strategy.precision.unscale_gradients(player.optimizer)
     return total
+
+
+def _terms(loss: nn.Module, part: Batch) -> Any:
+    """What the loss returns; data with labels for a model of none are refused as such."""
+    try:
+        return loss(*part)
+    except ValueError as error:
+        told = str(error)
+        if len(part) == 2 and told.startswith(("y must be None", "context must be None")):
+            raise ValueError(
+                f"{told}; data comes with labels: give its x alone, of a Dataset "
+                "torch.stack([x for x, y in data])"
+            ) from error
+        raise
 
 
 def _sum_of_squares(gradients: Sequence[Tensor]) -> Tensor:
@@ -514,9 +661,11 @@ def _log(log: dict[str, list[float]], values: Mapping[str, float]) -> None:
 def _explain_non_finite(
     fabric: Fabric,
     model: nn.Module,
+    players: Sequence[Player],
     player: Player,
     terms: dict[str, float],
-    parts: Sequence[tuple[Tensor, ...]],
+    parts: Sequence[Batch],
+    kept: Kept,
     step: int,
     history: History,
 ) -> None:
@@ -540,6 +689,9 @@ def _explain_non_finite(
         if not where and bool(get_total_norm(gradients.values()).isfinite()):
             return  # only the sum of squares has overflowed
         where = where or [f"the norm of {whose or 'the '}gradient overflows"]
+    if broken := kept.broken():
+        found = f"In step {step + 1}, {' and '.join(where)}, and before it"
+        _explain_weights(players, kept, broken, found, history)
     tensors = [tensor for part in parts for tensor in part]
     if any(t.is_floating_point() and not bool(t.isfinite().all()) for t in tensors):
         advice = "The batch holds such values itself: clean the data, or look at the transform."
@@ -548,10 +700,42 @@ def _explain_non_finite(
             "The batch is finite: try a smaller learning rate or clip_grad_norm, and look for a "
             "log of 0, a division by 0 or an exp of a large number there."
         )
-    kept = "The step was not taken: the model keeps the weights of the step before."
+    left = "The step was not taken: the model keeps the weights of the step before."
     if player.name:
-        kept = f"The {player.name}'s turn was not taken: the model keeps the weights from before it"
-    raise NonFiniteLossError(f"In step {step + 1}, {' and '.join(where)}. {advice} {kept}", history)
+        left = f"The {player.name}'s turn was not taken: the model keeps the weights from before it"
+    raise NonFiniteLossError(f"In step {step + 1}, {' and '.join(where)}. {advice} {left}", history)
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
+
+
+def _explain_weights(
+    players: Sequence[Player], kept: Kept, broken: Sequence[str], found: str, history: History
+) -> NoReturn:
+    """Give the last finite weights back, and say since when and why they aren't any more."""
+    groups = [group for player in players for group in player.optimizer.param_groups]
+    halves = any(p.dtype == torch.float16 for group in groups for p in group["params"])
+    if halves:
+        advice = (
+            "They are in float16, where an optimizer's eps becomes 0 and 65504 is the largest "
+            "number: train in 32 bits, after model.float(), under a Fabric without 16-true."
+        )
+    elif any(group.get("eps") == 0 for group in groups):
+        advice = (
+            "The optimizer has eps=0 and divides by 0 where a gradient is 0: leave eps out, or "
+            "make it positive, such as 1e-8."
+        )
+    else:
+        advice = "The loss and the gradients were finite: try a smaller learning rate."
+    since = f"after step {kept.step}" if kept.step else "before the first step"
+    kept.give_back()
+    raise NonFiniteLossError(
+        f"{found} the weights are not finite any more: {_listed(broken)}. They were last seen to "
+        f"be finite {since}, and the model has been given back its weights from then. {advice}",
+        history,
+    )
 
 
 class _Average:
@@ -608,86 +792,23 @@ def _measured(
 def _evaluate(
     fabric: Fabric,
     loss: nn.Module,
-    load: Callable[[_Reader, Tensor], tuple[Tensor, ...]],
-    read: _Reader,
-    items: int,
+    load: Callable[[Batch], Batch],
+    source: Source,
     batch_size: int,
 ) -> dict[str, float]:
     """Every term's mean over a whole set, its last and smaller batch weighted as it should be."""
     sums: dict[str, float] = {}
-    for rows in torch.arange(items).split(batch_size):
-        mine = rows[fabric.global_rank :: fabric.world_size]
+    items = 0
+    for count, batch in source.once(batch_size):
         # A process left without an item joins in with weight 0: the others wait for its call.
-        terms = loss(*load(read, mine if len(mine) else rows[:1]))
-        weight = len(mine) * fabric.world_size
+        terms = loss(*load(batch))
+        weight = count * fabric.world_size
         *values, _ = _gather(fabric, [weight * term for term in terms.values()])
         for name, value in zip(terms, values, strict=True):
             sums[name] = sums.get(name, 0.0) + value
+        items += count
+    items = items if fabric.world_size == 1 else source.items
     return {name: value / items for name, value in sums.items()}
-
-
-# Checkpoints
-
-
-@dataclass
-class _Checkpoint:
-    """The state of a run in one file. Random numbers need none: they follow from the step."""
-
-    path: Path
-    model: nn.Module
-    players: Sequence[Player]
-    fabric: Fabric
-    history: History
-    config: dict[str, Any]
-
-    def save(self, step: int) -> None:
-        if not self.fabric.is_global_zero:
-            return
-        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
-        if self.history.ema is not None:
-            tensors |= {f"ema.{k}": v for k, v in self.history.ema.state_dict().items()}
-        numbers: dict[str, Any] = {}
-        for number, player in enumerate(self.players):
-            for index, state in player.optimizer.state_dict()["state"].items():
-                for name, value in state.items():
-                    key = f"optimizer.{number}.{index}.{name}"
-                    (tensors if isinstance(value, Tensor) else numbers)[key] = value
-        logged = vars(self.history) | {"ema": None, "interrupted": False}
-        record = {"step": step, "config": self.config, "history": logged, "optimizer": numbers}
-        record["precision"] = self.fabric.strategy.precision.state_dict()
-        _tensorfile.write(self.path, tensors, {"gdm_lib.training": json.dumps(record)})
-
-    def load(self) -> int:
-        """Put everything back as it was; returns the number of steps taken."""
-        tensors, metadata = _tensorfile.read(self.path)
-        if "gdm_lib.training" not in metadata:
-            raise ValueError(f"checkpoint {self.path} was not written by gdm_lib.training")
-        record = json.loads(metadata["gdm_lib.training"])
-        for name, value in self.config.items():
-            if record["config"].get(name) != value:
-                raise ValueError(
-                    f"checkpoint {self.path} is of another run: {name} was "
-                    f"{record['config'].get(name)} there and is {value} now; "
-                    "give the same value, another file, or resume=False"
-                )
-        parts: dict[str, dict[str, Tensor]] = {"model": {}, "ema": {}, "optimizer": {}}
-        for key, tensor in tensors.items():
-            part, _, name = key.partition(".")
-            parts[part][name] = tensor
-        _tensorfile.load_state(self.model, parts["model"], self.path)
-        if self.history.ema is not None:
-            _tensorfile.load_state(self.history.ema, parts["ema"], self.path)
-        states: list[dict[int, dict[str, Any]]] = [{} for _ in self.players]
-        numbers = {key.partition(".")[2]: value for key, value in record["optimizer"].items()}
-        for key, value in {**parts["optimizer"], **numbers}.items():
-            number, index, name = key.split(".", 2)
-            states[int(number)].setdefault(int(index), {})[name] = value
-        for player, state in zip(self.players, states, strict=True):
-            groups = player.optimizer.state_dict()["param_groups"]
-            player.optimizer.load_state_dict({"state": state, "param_groups": groups})
-        self.fabric.strategy.precision.load_state_dict(record["precision"])
-        vars(self.history).update(record["history"] | {"ema": self.history.ema})
-        return record["step"]
 
 
 # The keyboard and the screen

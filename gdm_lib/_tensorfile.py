@@ -2,35 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
-__all__ = ["encode", "load_state", "read", "replacing", "write"]
+from gdm_lib._files import read_plain, replacing
 
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside ``path`` that takes its place if the block ends without error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)  # mkstemp's own 0600 would hide shared weights from others
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+__all__ = ["decode", "encode", "load_state", "read", "replacing", "write"]
 
 
 def encode(tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> bytes:
@@ -42,6 +25,33 @@ def encode(tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> bytes:
     return save(own, metadata)
 
 
+def decode(content: bytes, source: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the metadata that ``encode`` was given.
+
+    Args:
+        content: what it made.
+        source: the file that has this content, for messages.
+
+    Raises:
+        ValueError: the content is cut off, or isn't that of a safetensors file.
+    """
+    try:
+        tensors = load(content)
+        # Sound, since the tensors were found through it: its length, and that many bytes of JSON.
+        length = int.from_bytes(content[:8], "little")
+        metadata = json.loads(content[8 : 8 + length]).get("__metadata__") or {}
+    except (SafetensorError, *_UNKNOWN_DTYPE, RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"{source} is not a whole safetensors file ({type(error).__name__}: {error}); delete "
+            "it and make it again"
+        ) from error
+    return tensors, metadata
+
+
+# What its reader raises on a dtype that the format has and torch lacks.
+_UNKNOWN_DTYPE = (AssertionError, AttributeError, LookupError, TypeError)
+
+
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
     """Write ``tensors`` with ``metadata`` to ``path``: all of it, or nothing."""
     content = encode(tensors, metadata)
@@ -49,26 +59,26 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -
         temporary.write_bytes(content)
 
 
-def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read(path: Path, most: int | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read what ``write`` wrote.
 
+    Args:
+        path: the file.
+        most: how many bytes it may have; any number if left out.
+
     Raises:
-        ValueError: the file is truncated, or isn't safetensors.
+        OSError: the file can't be read; FileNotFoundError if it isn't there.
+        ValueError: it is cut off, isn't safetensors, isn't a plain file, or is too long.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path} is not a whole safetensors file ({error}); delete it and make it again"
-        ) from error
+    return decode(read_plain(path, most), path)
 
 
 def load_state(module: nn.Module, state: Mapping[str, Tensor], source: Path) -> None:
     """Copy ``state`` into ``module``, each tensor cast to the module's own dtype.
 
     Raises:
-        ValueError: a name is missing, left over, or of another shape. Nothing is loaded then.
+        ValueError: a name is missing, left over, of another shape, or of another kind of numbers.
+            Nothing is loaded then.
     """
     own = module.state_dict()
     faults = [f"{name} is missing" for name in own if name not in state]
@@ -78,6 +88,11 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], source: Path) -> 
         for name, t in own.items()
         if name in state and state[name].shape != t.shape
     ]
+    faults += [
+        f"{name} holds {state[name].dtype}, the model {t.dtype}"
+        for name, t in own.items()
+        if name in state and not _same_kind(state[name], t)
+    ]
     if faults:
         more = f", and {len(faults) - 5} more" if len(faults) > 5 else ""
         raise ValueError(
@@ -86,3 +101,8 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], source: Path) -> 
         )
     with torch.no_grad():
         module.load_state_dict(dict(state))
+
+
+def _same_kind(one: Tensor, other: Tensor) -> bool:
+    """Whether only the precision differs, and that in floating point alone."""
+    return one.dtype == other.dtype or (one.is_floating_point() and other.is_floating_point())

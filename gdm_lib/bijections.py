@@ -18,14 +18,33 @@ mean that it takes none and refuses one.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from itertools import pairwise
+from typing import Any, Self, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gdm_lib._inputs import check_some, grey_levels, not_finite
 from gdm_lib.likelihoods import LOG_2PI
+from gdm_lib.nn import (
+    check_batch,
+    check_count,
+    check_labels,
+    check_sizes,
+    context_of,
+    evaluates,
+    evaluating,
+    exact,
+    gaussian,
+    in_dtype_of,
+    moments,
+    several_processes,
+    trains,
+    uniform,
+)
 
 __all__ = [
     "Affine",
@@ -43,6 +62,7 @@ __all__ = [
     "StandardNormal",
     "check_inputs",
     "join",
+    "settle",
 ]
 
 
@@ -66,19 +86,10 @@ def check_inputs(
         context_dim: how many features it must have; 0 for none.
 
     Raises:
+        TypeError: the batch is no tensor.
         ValueError: names the argument, what was expected, what came and what to do.
     """
-    fits = value.ndim == len(shape) + 1 and all(
-        want in (-1, got) for want, got in zip(shape, value.shape[1:], strict=True)
-    )
-    if not fits:
-        wanted = ", ".join("any" if size == -1 else str(size) for size in shape)
-        raise ValueError(
-            f"{name} must be a batch of shape (B, {wanted}), got {tuple(value.shape)}; "
-            "a single item needs x[None]"
-        )
-    if not value.is_floating_point():
-        raise ValueError(f"{name} must be floating point, got {value.dtype}; take x.float()")
+    check_batch(name, value, shape)
     if context is None and context_dim:
         raise ValueError(
             f"context must have shape ({len(value)}, {context_dim}), got None; this bijection was "
@@ -106,7 +117,7 @@ def join(x: Tensor, context: Tensor | None) -> Tensor:
 
 def _constant(value: Tensor | float, x: Tensor) -> Tensor:
     """One log-determinant for the whole batch, ``(B,)``."""
-    return torch.as_tensor(value, dtype=x.dtype, device=x.device).expand(len(x))
+    return exact(x.new_tensor(value)).expand(len(x))
 
 
 # Composition
@@ -339,9 +350,9 @@ class Affine(nn.Module):
 
     def _view(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """``log_scale`` and ``shift`` to broadcast over ``x``, and the log-determinant."""
-        shape = (1, self.features, *[1] * (x.ndim - 2))
-        logdet = self.log_scale.sum() * math.prod(x.shape[2:])
-        return self.log_scale.view(shape), self.shift.view(shape), logdet.expand(len(x))
+        shape, log_scale = (1, self.features, *[1] * (x.ndim - 2)), exact(self.log_scale)
+        logdet = log_scale.sum() * math.prod(x.shape[2:])
+        return log_scale.view(shape), self.shift.view(shape), logdet.expand(len(x))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """``(B, features, ...)`` -> the same shape."""
@@ -361,8 +372,10 @@ class BatchNorm(nn.Module):
     (1605.08803, section 3.7).
 
     In training they are the batch's, and gradients flow through them; a running average is kept
-    for evaluation and for ``inverse``, which has no data to take statistics of. (Appendix E
-    normalises by a running average in training too; this is its ``rho = 0``, and MAF's choice.)
+    for evaluation. (Appendix E normalises by a running average in training too; this is its
+    ``rho = 0``, and MAF's choice.) Where several processes share a batch, its statistics are those
+    of the whole, and each has the same average. ``inverse`` has no batch to take statistics of, and
+    is refused in train mode, where it would undo something else than ``forward`` does.
 
     Args:
         features: size of dimension 1.
@@ -384,13 +397,26 @@ class BatchNorm(nn.Module):
         self.log_gain = nn.Parameter(torch.zeros(features)) if affine else None
         self.shift = nn.Parameter(torch.zeros(features)) if affine else None
 
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        """``half()`` and the like leave the statistics in 32 bits: a running average of 16 stands
+        still when a batch adds less than a step of its last digit."""
+        before = {name: getattr(self, name) for name in ("mean", "var")}
+        super()._apply(fn, recurse)
+        for name, value in before.items():
+            now = getattr(self, name)
+            setattr(self, name, now if exact(now) is now else value.float().to(now.device))
+        return self
+
     def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if not self.training:
             return self.mean, self.var
-        if x.numel() == self.features:
+        if several_processes():
+            mean, var = moments(exact(x))
+        elif x.numel() == self.features:
             raise ValueError("x must have more than one item in training: one has no variance")
-        over = [0, *range(2, x.ndim)]
-        var, mean = torch.var_mean(x, over, correction=0)
+        else:
+            over = [0, *range(2, x.ndim)]
+            var, mean = torch.var_mean(exact(x), over, correction=0)
         with torch.no_grad():
             self.mean.lerp_(mean, self.momentum)
             self.var.lerp_(var, self.momentum)
@@ -406,7 +432,17 @@ class BatchNorm(nn.Module):
         return z if self.shift is None else z + self.shift.view(wide), logdet
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Undoes ``forward`` as it is in evaluation."""
+        """Undoes ``forward`` as it is in evaluation.
+
+        Raises:
+            RuntimeError: in train mode.
+        """
+        if self.training:
+            raise RuntimeError(
+                "BatchNorm has no inverse in train mode, where forward normalises by the "
+                "statistics of its batch: call eval() of the model first, or sample and decode "
+                "with a Flow, which does"
+            )
         check_inputs("z", z, (self.features, *z.shape[2:]), context)
         log_scale, logdet = self._log_scale(self.var, z)
         wide = (-1, *[1] * (z.ndim - 2))
@@ -415,7 +451,7 @@ class BatchNorm(nn.Module):
 
     def _log_scale(self, var: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         log_scale = -0.5 * torch.log(var + self.eps)
-        log_scale = log_scale if self.log_gain is None else log_scale + self.log_gain
+        log_scale = log_scale if self.log_gain is None else log_scale + exact(self.log_gain)
         return log_scale, (log_scale.sum() * math.prod(x.shape[2:])).expand(len(x))
 
 
@@ -443,8 +479,11 @@ class Logit(nn.Module):
             ValueError: a value without a logit.
         """
         check_inputs("x", x, x.shape[1:], context)
+        x = exact(x)
         p = self.alpha + (1 - 2 * self.alpha) * x
         if not bool(((p > 0) & (p < 1)).all()):
+            if where := not_finite(x):
+                raise ValueError(f"x must lie in [0, 1], got {where}")
             raise ValueError(
                 f"x must lie in [0, 1] (without the ends if alpha is 0), got {float(x.min()):.6g} "
                 f"to {float(x.max()):.6g}; scale the data, or take a larger alpha"
@@ -456,6 +495,7 @@ class Logit(nn.Module):
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """From the line to (0, 1), and up to ``alpha / (1 - 2 alpha)`` beyond."""
         check_inputs("z", z, z.shape[1:], context)
+        z = exact(z)
         slope = F.logsigmoid(z) + F.logsigmoid(-z) - math.log1p(-2 * self.alpha)
         return (torch.sigmoid(z) - self.alpha) / (1 - 2 * self.alpha), slope.flatten(1).sum(1)
 
@@ -492,25 +532,40 @@ class Dequantise(nn.Module):
             ValueError: a value that is no level.
         """
         check_inputs("x", x, x.shape[1:], context)
+        # Grey values of 16 bits lie beside their levels, by up to a quarter of their last step.
+        tolerance = max(0.01, 0.26 * self.levels * torch.finfo(x.dtype).eps)
+        x = exact(x)
         level = (x * (self.levels - 1)).round()
+        if not len(x):
+            return x, x.new_zeros(0)
         off = (x * (self.levels - 1) - level).abs().max()
-        if not (off < 0.01 and level.min() >= 0 and level.max() < self.levels):
-            raise ValueError(
-                f"x must hold multiples of 1/{self.levels - 1} in [0, 1], got values from "
-                f"{float(x.min()):.6g} to {float(x.max()):.6g} that are up to {float(off):.2g} "
-                "levels away from one; quantise the data, or set levels to what they have"
-            )
+        if not (off < tolerance and level.min() >= 0 and level.max() < self.levels):
+            raise ValueError(self._not_levels(x, float(off)))
         # In float32, 200 + u rounds to 201 for one u in 10^5, and an image has thousands of pixels.
         edge = 4 * self.levels * torch.finfo(x.dtype).eps
-        u = torch.rand(x.shape, dtype=x.dtype, device=x.device, generator=generator)
+        u = uniform(x.shape, x, generator)
         z = (level + u.clamp(edge, 1 - edge)) / self.levels
-        return z, _constant(-math.log(self.levels) * x[0].numel(), x)
+        return z, _constant(-math.log(self.levels) * math.prod(x.shape[1:]), x)
+
+    def _not_levels(self, x: Tensor, off: float) -> str:
+        said = f"x must hold multiples of 1/{self.levels - 1} in [0, 1], got"
+        if where := not_finite(x):
+            return f"{said} {where}"
+        cure = grey_levels(x, "x", self.levels)
+        return (
+            f"{said} values from {float(x.min()):.6g} to {float(x.max()):.6g} that are up to "
+            f"{off:.2g} levels away from one; set levels to what they have, or quantise the data"
+            f"{f'; take {cure}' if cure else ', in [0, 1]'}"
+        )
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The level of the bin, as a grey value in [0, 1]; beyond the range, the nearest level."""
         check_inputs("z", z, z.shape[1:], context)
+        z = exact(z)
         level = (z * self.levels).floor().clamp(0, self.levels - 1)
-        return level / (self.levels - 1), _constant(math.log(self.levels) * z[0].numel(), z)
+        return level / (self.levels - 1), _constant(
+            math.log(self.levels) * math.prod(z.shape[1:]), z
+        )
 
 
 # The density model
@@ -524,25 +579,22 @@ class StandardNormal(nn.Module):
 
     def __init__(self, shape: Sequence[int]) -> None:
         super().__init__()
-        self.shape = tuple(shape)
+        self.shape = check_sizes("shape", shape)
         # Knows the device and the dtype to sample on; has no place in a checkpoint.
         self.register_buffer("anchor", torch.zeros(()), persistent=False)
 
     def log_prob(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Nats, ``(B, *shape)`` -> ``(B,)``."""
         check_inputs("x", x, self.shape, y)
+        x = exact(x)
         return -0.5 * (x.square() + LOG_2PI).flatten(1).sum(1)
 
     def sample(
         self, n: int, y: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> Tensor:
         """``(n, *shape)``."""
-        return torch.randn(
-            (n, *self.shape),
-            dtype=self.anchor.dtype,
-            device=self.anchor.device,
-            generator=generator,
-        )
+        check_count("n", n)
+        return gaussian((n, *self.shape), self.anchor, generator)
 
 
 class OneHot(nn.Module):
@@ -552,24 +604,26 @@ class OneHot(nn.Module):
 
     def __init__(self, classes: int) -> None:
         super().__init__()
+        check_count("classes", classes, 1)
         self.classes = classes
         self.register_buffer("anchor", torch.zeros(()), persistent=False)
 
     def forward(self, y: Tensor) -> Tensor:
-        """Raises ``ValueError`` for what isn't a vector of labels below ``classes``."""
-        if y.ndim != 1 or y.is_floating_point():
-            raise ValueError(
-                f"y must be a vector of integer labels, got {y.dtype} of shape {tuple(y.shape)}"
-            )
-        if y.numel() and not 0 <= int(y.min()) <= int(y.max()) < self.classes:
-            raise ValueError(
-                f"y must hold labels 0 to {self.classes - 1}, got {int(y.min())} to {int(y.max())}"
-            )
-        return F.one_hot(y.long(), self.classes).to(self.anchor.dtype)
+        """Raises ``ValueError`` for what isn't a vector of integer labels below ``classes``."""
+        y = check_labels("y", y, self.classes)
+        return F.one_hot(y, self.classes).to(self.anchor.dtype)
 
 
 class Flow(nn.Module):
     """A density by change of variables: ``log p(x) = log p_base(f(x)) + log |det df/dx|``.
+
+    ``x`` of any floating dtype is taken in that of the weights. In every method ``y`` is what a
+    caller has, one row for each item: labels where there is an ``embed`` for them, else the context
+    itself. For ``k`` samples of each of ``m`` conditions take ``sample(k * m,
+    y.repeat_interleave(k, 0))``.
+
+    ``loss`` alone trains: in train mode, batch norms take the statistics of its batch. All other
+    methods do what eval mode does in any mode.
 
     Args:
         bijection: from data to the base's space.
@@ -578,6 +632,7 @@ class Flow(nn.Module):
             the levels, ``bound`` is True, and samples are levels.
         embed: makes the context ``(B, context_dim)`` of ``y``, ``OneHot`` for labels; without
             it ``y`` is the context.
+        data_shape: shape of one item, to be checked before all else; any if left out.
     """
 
     def __init__(
@@ -587,6 +642,7 @@ class Flow(nn.Module):
         *,
         dequantise: Dequantise | None = None,
         embed: nn.Module | None = None,
+        data_shape: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         self.bijection = bijection
@@ -595,35 +651,43 @@ class Flow(nn.Module):
         self.embed = embed
         self.bound = dequantise is not None
         self.context_dim: int = max(getattr(m, "context_dim", 0) for m in (bijection, base))
+        self.data_shape = None if data_shape is None else check_sizes("data_shape", data_shape)
 
-    def _contexts(self, y: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    def _contexts(self, y: Tensor | None, n: int) -> tuple[Tensor | None, Tensor | None]:
         """What the bijection gets, and what the base gets."""
-        if y is not None and not self.context_dim:
-            raise ValueError(
-                f"y must be None, got {tuple(y.shape)}; this flow is not conditional, make it "
-                "with context_dim"
-            )
-        if y is None and self.context_dim:
-            raise ValueError(
-                f"y must be given: this flow is conditional on {self.context_dim} features"
-            )
-        context = y if y is None or self.embed is None else self.embed(y)
+        context = context_of(y, n, self.context_dim, self.embed)
+        context = context if context is None else in_dtype_of(self, context)
         first, second = (
             context if getattr(m, "context_dim", 0) else None for m in (self.bijection, self.base)
         )
         return first, second
 
+    def _latent(
+        self, x: Tensor, y: Tensor | None, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """``z``, the log-determinant ``(B,)``, and what the base gets of ``y``."""
+        any_shape = x.shape[1:] if isinstance(x, Tensor) else ()
+        levels = None if self.dequantise is None else self.dequantise.levels
+        check_batch(
+            "x", x, any_shape if self.data_shape is None else self.data_shape, levels=levels
+        )
+        context, base_context = self._contexts(y, len(x))
+        volume: Tensor | float = 0.0
+        if self.dequantise is not None:
+            # What was stored in 16 bits is known by its dtype to lie beside its level.
+            x = x if x.element_size() < 4 else in_dtype_of(self, x)
+            x, volume = self.dequantise(x, generator=generator)
+        z, logdet = self.bijection(exact(in_dtype_of(self, x)), context)
+        return z, logdet + volume, base_context
+
     def _terms(
         self, x: Tensor, y: Tensor | None, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
         """``log p_base(z)`` and the log-determinant, each ``(B,)``."""
-        context, base_context = self._contexts(y)
-        volume: Tensor | float = 0.0
-        if self.dequantise is not None:
-            x, volume = self.dequantise(x, generator=generator)
-        z, logdet = self.bijection(x, context)
-        return cast(Any, self.base).log_prob(z, base_context), logdet + volume
+        z, logdet, base_context = self._latent(x, y, generator)
+        return cast(Any, self.base).log_prob(z, base_context), logdet
 
+    @evaluates
     def log_prob(
         self, x: Tensor, y: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> Tensor:
@@ -637,6 +701,7 @@ class Flow(nn.Module):
         overflow = log_prob.isnan() & x.flatten(1).isfinite().all(1)
         return log_prob.masked_fill(overflow, -math.inf)
 
+    @trains
     def loss(
         self, x: Tensor, y: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> dict[str, Tensor]:
@@ -647,15 +712,17 @@ class Flow(nn.Module):
             ``bits_per_dim`` if the data are grey levels.
         """
         log_base, logdet = (term.mean() for term in self._terms(x, y, generator))
+        check_some("x", x)
         terms = {
             "loss": -(log_base + logdet),
             "log_base": log_base.detach(),
             "log_det": logdet.detach(),
         }
         if self.dequantise is not None:
-            terms["bits_per_dim"] = terms["loss"].detach() / (x[0].numel() * math.log(2))
+            terms["bits_per_dim"] = terms["loss"].detach() / (math.prod(x.shape[1:]) * math.log(2))
         return terms
 
+    @evaluates
     def draw(
         self, n: int, y: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -664,35 +731,144 @@ class Flow(nn.Module):
         Returns:
             ``x (n, *data_shape)``, not quantised, and ``log p(x)``, ``(n,)``.
         """
-        context, base_context = self._contexts(y)
+        check_count("n", n)
+        context, base_context = self._contexts(y, n)
         base = cast(Any, self.base)
         z = base.sample(n, base_context, generator=generator)
         x, logdet = cast(Any, self.bijection).inverse(z, context)
         return x, base.log_prob(z, base_context) - logdet
 
     @torch.no_grad()
+    @evaluates
     def sample(
         self, n: int, y: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> Tensor:
         """A draw from the base, carried back: ``(n, *data_shape)``."""
-        context, base_context = self._contexts(y)
-        z = cast(Any, self.base).sample(n, base_context, generator=generator)
-        return self.decode(z, context)
+        check_count("n", n)
+        _, base_context = self._contexts(y, n)
+        return self.decode(cast(Any, self.base).sample(n, base_context, generator=generator), y)
 
+    @evaluates
     def encode(
-        self,
-        x: Tensor,
-        context: Tensor | None = None,
-        *,
-        generator: torch.Generator | None = None,
+        self, x: Tensor, y: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> Tensor:
         """Data's latent; for grey levels that of a draw from their bins."""
-        if self.dequantise is not None:
-            x, _ = self.dequantise(x, generator=generator)
-        z: Tensor = self.bijection(x, context)[0]
-        return z
+        return self._latent(x, y, generator)[0]
 
-    def decode(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+    @evaluates
+    def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """A latent's data; grey levels if the flow dequantises."""
+        check_batch("z", z, z.shape[1:] if isinstance(z, Tensor) else ())
+        z = exact(in_dtype_of(self, z))
+        context, _ = self._contexts(y, len(z))
         x: Tensor = cast(Any, self.bijection).inverse(z, context)[0]
         return x if self.dequantise is None else self.dequantise.inverse(x)[0]
+
+
+# After training
+
+
+class _Reached(Exception):
+    """A batch has come to the layer that it was sent to."""
+
+
+@torch.no_grad()
+def settle(
+    model: nn.Module,
+    data: Tensor | tuple[Tensor, Tensor],
+    *,
+    y: Tensor | None = None,
+    batch_size: int = 1000,
+    generator: torch.Generator | None = None,
+) -> None:
+    """Give each ``BatchNorm`` the statistics of a whole data set, in place of a running average.
+
+    What MAF's authors evaluate with (1705.07057, appendix B): the running average knows the last
+    batches, and weights that were still moving. Layer by layer, in the order that data pass them,
+    since what one layer is given depends on the statistics of those before it: a model of ``K``
+    such layers makes about ``K / 2`` passes over the data. Weights and modes stay as they are, and
+    settling again changes nothing, unless grey levels are spread anew.
+
+    Args:
+        model: a ``Flow``, or another model whose ``log_prob`` passes data through ``BatchNorm``.
+        data: the training set, ``x (N, *data_shape)``, or ``(x, y)``.
+        y: what a conditional model is given with it, ``(N, ...)``.
+        batch_size: items that pass at a time. The result doesn't depend on it.
+        generator: of what spreads grey levels, once for all layers.
+
+    Raises:
+        ValueError: no ``BatchNorm`` on the way of data, no data, or statistics that are not finite.
+    """
+    x, y = data if isinstance(data, tuple | list) else (data, y)
+    if len(x) == 0 or (y is not None and len(y) != len(x)):
+        rows = "none" if y is None else f"{len(y)}"
+        raise ValueError(
+            f"data must have at least one item, and y one row for each, got {len(x)} and {rows}"
+        )
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    norms = [part for part in model.modules() if isinstance(part, BatchNorm)]
+    density: Any = model
+    if isinstance(model, Flow) and model.dequantise is not None:
+        x, _ = model.dequantise(x, generator=generator)
+        density = Flow(model.bijection, model.base, embed=model.embed)
+    device = norms[0].mean.device if norms else x.device
+    ends = [*range(0, len(x), batch_size), len(x)]
+
+    def passes(rows: Iterable[tuple[int, int]]) -> None:
+        """All items through the density, and the same noise, where there is some, each time."""
+        with torch.random.fork_rng([device] if device.type == "cuda" else []), evaluating(model):
+            torch.manual_seed(0)
+            for start, end in rows:
+                given = () if y is None else (y[start:end].to(device),)
+                with suppress(_Reached):
+                    density.log_prob(x[start:end].to(device), *given)
+
+    order: list[BatchNorm] = []
+    hooks = [norm.register_forward_pre_hook(lambda norm, _: order.append(norm)) for norm in norms]
+    try:
+        passes([(0, 1)])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not order:
+        raise ValueError(
+            f"model must have a BatchNorm that data pass on their way, {type(model).__name__} has "
+            "none: there is nothing to settle"
+        )
+    for norm in dict.fromkeys(order):
+        moments = _Moments(norm.features)
+        hook = norm.register_forward_pre_hook(moments.add)
+        try:
+            passes(pairwise(ends))
+        finally:
+            hook.remove()
+        var = moments.squares / moments.count
+        if not bool((moments.mean + var).isfinite().all()):
+            raise ValueError(
+                "data must be finite, and stay so on the way to each BatchNorm, got a mean or a "
+                "variance that is not"
+            )
+        norm.mean.copy_(moments.mean)
+        norm.var.copy_(var)
+
+
+class _Moments:
+    """Mean, and sum of squared distances from it, of batches that come one after the other (Chan,
+    Golub and LeVeque 1979), in double precision."""
+
+    def __init__(self, features: int) -> None:
+        self.count = 0
+        self.mean = torch.zeros(features, dtype=torch.float64)
+        self.squares = torch.zeros(features, dtype=torch.float64)
+
+    def add(self, _: nn.Module, args: tuple[Any, ...]) -> None:
+        """The input of a layer, which goes no further."""
+        x = args[0].transpose(0, 1).flatten(1).double().cpu()
+        more = x.shape[1]
+        var, mean = torch.var_mean(x, 1, correction=0)
+        gap, total = mean - self.mean, self.count + more
+        self.squares += more * var + gap.square() * (self.count * more / total)
+        self.mean += gap * (more / total)
+        self.count = total
+        raise _Reached

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import io
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import gdm_lib
 from gdm_lib.data._download import DataError, cache_dir, fetch
 
 __all__ = ["main"]
+
+
+class _Parser(argparse.ArgumentParser):
+    """One that tells what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"gdm: {_line(message)}; {self.prog} --help tells what can be asked for\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,9 +30,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: its arguments; those of the process if left out.
 
     Returns:
-        The exit status: 0, or 1 after an error that is told in one line.
+        The exit status: 0, 1 after an error that is told in one line, or 130 if it was interrupted.
+
+    Raises:
+        SystemExit: with status 2 and one line, of arguments that the command doesn't take; with 0
+            after ``--help`` and ``--version``.
     """
-    parser = argparse.ArgumentParser(prog="gdm", description=__doc__)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a console's encoding may lack a character
+            stream.reconfigure(errors="backslashreplace")
+    parser = _Parser(prog="gdm", description=__doc__)
     parser.add_argument("--version", action="version", version=f"gdm_lib {gdm_lib.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -32,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     train = commands.add_parser("train", help="list the recipes, or make one's weights anew")
     train.add_argument("recipe", nargs="?", metavar="RECIPE", help="for example vae/mnist_2d")
-    train.add_argument("--out", type=Path, metavar="DIR", help="folder of the weights")
+    train.add_argument("--out", type=_folder, metavar="DIR", help="folder of the weights")
     train.set_defaults(run=lambda args: _train(args.recipe, args.out))
 
     where = commands.add_parser("where", help="print the folders of data and weights")
@@ -41,10 +58,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         arguments.run(arguments)
-    except (DataError, ValueError, OSError) as error:
-        print(f"gdm: {error}", file=sys.stderr)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of the list has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except (DataError, ValueError, OSError) as error:
+        print(f"gdm: {_line(error)}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("gdm: interrupted", file=sys.stderr)
+        return 130
     return 0
+
+
+def _folder(text: str) -> Path:
+    if not text or "\0" in text:
+        raise argparse.ArgumentTypeError(f"expected the path of a folder, got {text!r}")
+    return Path(text)
+
+
+def _line(told: object) -> str:
+    return "".join(c if c.isprintable() else " " for c in str(told))
 
 
 def _data(names: Sequence[str]) -> None:
@@ -60,25 +94,40 @@ def _data(names: Sequence[str]) -> None:
     for name in names:
         for file in sets[name]:
             fetch(file)
+    width = max(map(len, sets)) + 3
     for name, files in sets.items():
-        stored = all((cache_dir() / file.path).is_file() for file in files)
+        stored = all(os.path.isfile(cache_dir() / file.path) for file in files)
         size = sum(file.size for file in files) / 1e6
-        print(f"{name:16}{size:6.1f} MB  {'in the cache' if stored else 'not fetched'}")
+        print(f"{name:{width}}{size:6.1f} MB  {'in the cache' if stored else 'not fetched'}")
     print(f"cache: {cache_dir()}")
 
 
 def _train(name: str | None, directory: Path | None) -> None:
-    from gdm_lib import pretrained, recipes
+    from gdm_lib import recipes
 
     if name is None:
-        for known in recipes.names():
-            stored = (directory or pretrained.where()) / f"{known}.safetensors"
-            print(f"{known:24}{'stored' if stored.is_file() else 'not stored'}")
+        known = recipes.names()
+        width = max(map(len, known)) + 2
+        for one in known:
+            print(f"{one:{width}}{_state(one, directory)}")
         return
     record = recipes.train(name, directory=directory)
     print(f"{name}: {record['bytes']:,} bytes after {record['seconds']} s of training")
     for metric, value in record["metrics"].items():
         print(f"  {metric}: {value}")
+
+
+def _state(name: str, directory: Path | None) -> str:
+    """Whether a set of weights is stored, or what is wrong with it."""
+    from gdm_lib import pretrained
+
+    try:
+        pretrained.verify(name, directory=directory)
+    except FileNotFoundError:
+        return "not stored"
+    except (ValueError, OSError) as error:
+        return f"damaged: {_line(error)}"
+    return "stored"
 
 
 def _where() -> None:

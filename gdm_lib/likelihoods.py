@@ -17,6 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gdm_lib._inputs import a_tensor, batch_of, check, levels_of, not_finite, real
+from gdm_lib.nn import exact, gaussian, uniform
+from gdm_lib.protocols import Likelihood
+
 __all__ = [
     "Bernoulli",
     "Categorical",
@@ -25,6 +29,7 @@ __all__ = [
     "IsotropicGaussian",
     "MixtureOfGaussians",
     "Softmax",
+    "check_items",
     "check_levels",
 ]
 
@@ -51,16 +56,26 @@ def check_levels(name: str, values: Tensor, levels: int) -> None:
     Raises:
         ValueError: names the argument, what was expected, what came and what to do.
     """
-    if values.dtype != torch.int64:
-        raise ValueError(
-            f"{name} must hold int64 levels 0 to {levels - 1}, got {values.dtype}; "
-            "for grey values in [0, 1] take (x * (levels - 1)).round().long()"
-        )
-    if values.numel() and not 0 <= int(values.min()) <= int(values.max()) < levels:
-        raise ValueError(
-            f"{name} must hold levels 0 to {levels - 1}, got {int(values.min())} to "
-            f"{int(values.max())}"
-        )
+    check(name, values, a_tensor, levels_of(levels))
+
+
+def check_items(name: str, x: Tensor, shape: Sequence[int], likelihood: Likelihood) -> None:
+    """Refuse what isn't a batch of the items that a likelihood is of.
+
+    Args:
+        name: what the caller calls the batch.
+        x: the batch.
+        shape: one item's.
+        likelihood: of levels, if it has such an attribute; of bits; or of any real numbers.
+
+    Raises:
+        TypeError: no tensor.
+        ValueError: another shape or dtype, or levels out of range.
+    """
+    levels = getattr(likelihood, "levels", None)
+    bits = isinstance(likelihood, Bernoulli)
+    of = real(2 if bits else None) if levels is None else levels_of(levels)
+    check(name, x, a_tensor, batch_of(shape), of)
 
 
 def _sum_item(values: Tensor) -> Tensor:
@@ -68,8 +83,33 @@ def _sum_item(values: Tensor) -> Tensor:
     return values.flatten(1).sum(1)
 
 
-def _noise_like(values: Tensor, generator: torch.Generator | None) -> Tensor:
-    return torch.randn(values.shape, dtype=values.dtype, device=values.device, generator=generator)
+def _check_real(x: Tensor) -> None:
+    """Refuse integers: bytes would be taken for numbers up to 255."""
+    if not x.is_floating_point():
+        dtype = torch.get_default_dtype()
+        bytes_ = x.dtype == torch.uint8 and bool((x > 1).any())
+        cure = "x / 255" if bytes_ else f"x.to({dtype})"
+        raise ValueError(f"x must be floating point, got {x.dtype}; take {cure}")
+
+
+def _not_bits(x: Tensor) -> str:
+    """What to say of values that aren't all 0 or 1."""
+    if where := not_finite(x):
+        return f"x must hold only 0 and 1 for a Bernoulli likelihood, got {where}"
+    lowest, highest = float(x.min()), float(x.max())
+    said = (
+        "x must hold only 0 and 1 for a Bernoulli likelihood, got values from "
+        f"{lowest:.3g} to {highest:.3g}"
+    )
+    bytes_ = 16 < highest <= 255 and bool((x % 1 == 0).all())
+    if lowest < 0 or (highest > 1 and not bytes_):
+        return f"{said}; take another likelihood, such as Gaussian()"
+    grey = "x / 255" if bytes_ else "x"
+    dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
+    return (
+        f"{said}; binarise it, ({grey} > 0.5).to({dtype}) or torch.bernoulli({grey}), or take "
+        "another likelihood"
+    )
 
 
 class Bernoulli(nn.Module):
@@ -94,20 +134,18 @@ class Bernoulli(nn.Module):
         """
         _check_shapes(params, x.shape, x)
         if not bool(((x == 0) | (x == 1)).all()):
-            raise ValueError(
-                "x must hold only 0 and 1 for a Bernoulli likelihood, got values from "
-                f"{float(x.min()):.3g} to {float(x.max()):.3g}; binarise it, "
-                "(x > 0.5).float() or torch.bernoulli(x), or take another likelihood"
-            )
+            raise ValueError(_not_bits(x))
+        _check_real(x)
+        params, x = exact(params), exact(x)
         return -_sum_item(F.binary_cross_entropy_with_logits(params, x, reduction="none"))
 
     def sample(self, params: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """Draw bits, ``(B, *data_shape)``."""
-        return torch.bernoulli(torch.sigmoid(params), generator=generator)
+        return torch.bernoulli(torch.sigmoid(exact(params)), generator=generator)
 
     def mean(self, params: Tensor) -> Tensor:
         """Probability of a one, ``(B, *data_shape)``."""
-        return torch.sigmoid(params)
+        return torch.sigmoid(exact(params))
 
 
 class Gaussian(nn.Module):
@@ -133,7 +171,7 @@ class Gaussian(nn.Module):
         return (2, *data_shape)
 
     def _split(self, params: Tensor) -> tuple[Tensor, Tensor]:
-        mean, raw = params.unbind(1)
+        mean, raw = exact(params).unbind(1)
         return mean, self.min_log_var + F.softplus(raw - self.min_log_var)
 
     def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
@@ -143,17 +181,18 @@ class Gaussian(nn.Module):
             ValueError: ``params`` doesn't have the shape ``(B, 2, *data_shape)``.
         """
         _check_shapes(params, (x.shape[0], 2, *x.shape[1:]), x)
+        _check_real(x)
         mean, log_var = self._split(params)
         return -0.5 * _sum_item(LOG_2PI + log_var + (x - mean).square() * torch.exp(-log_var))
 
     def sample(self, params: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """Draw items, ``(B, *data_shape)``."""
         mean, log_var = self._split(params)
-        return mean + torch.exp(0.5 * log_var) * _noise_like(mean, generator)
+        return mean + torch.exp(0.5 * log_var) * gaussian(mean.shape, mean, generator)
 
     def mean(self, params: Tensor) -> Tensor:
         """The mean, ``(B, *data_shape)``."""
-        return params[:, 0]
+        return exact(params[:, 0])
 
 
 class IsotropicGaussian(nn.Module):
@@ -190,16 +229,19 @@ class IsotropicGaussian(nn.Module):
             ValueError: ``params`` and ``x`` differ in shape.
         """
         _check_shapes(params, x.shape, x)
-        squares = (x - params).square() * torch.exp(-2 * self.log_scale)
-        return -0.5 * _sum_item(LOG_2PI + 2 * self.log_scale + squares)
+        _check_real(x)
+        log_scale = exact(self.log_scale)
+        squares = (x - exact(params)).square() * torch.exp(-2 * log_scale)
+        return -0.5 * _sum_item(LOG_2PI + 2 * log_scale + squares)
 
     def sample(self, params: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """Draw items, ``(B, *data_shape)``."""
-        return params + torch.exp(self.log_scale) * _noise_like(params, generator)
+        params = exact(params)
+        return params + torch.exp(exact(self.log_scale)) * gaussian(params.shape, params, generator)
 
     def mean(self, params: Tensor) -> Tensor:
         """The mean, ``(B, *data_shape)``."""
-        return params
+        return exact(params)
 
 
 class Categorical(nn.Module):
@@ -227,16 +269,17 @@ class Categorical(nn.Module):
         """
         _check_shapes(params, (x.shape[0], self.levels, *x.shape[1:]), x)
         check_levels("x", x, self.levels)
-        return -_sum_item(F.cross_entropy(params, x, reduction="none"))
+        return -_sum_item(F.cross_entropy(exact(params), x, reduction="none"))
 
     def sample(self, params: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """Draw int64 levels, ``(B, *data_shape)``."""
-        last = params.movedim(1, -1)
+        last = exact(params).movedim(1, -1)
         flat = torch.softmax(last, -1).reshape(-1, self.levels)
         return torch.multinomial(flat, 1, generator=generator).reshape(last.shape[:-1])
 
     def mean(self, params: Tensor) -> Tensor:
         """Expected level, a float in [0, levels - 1], ``(B, *data_shape)``."""
+        params = exact(params)
         levels = torch.arange(self.levels, dtype=params.dtype, device=params.device)
         return torch.softmax(params, 1).movedim(1, -1) @ levels
 
@@ -262,7 +305,7 @@ class MixtureOfGaussians(nn.Module):
         return (3 * self.components, *data_shape)
 
     def _split(self, params: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        logits, mean, alpha = params.chunk(3, dim=1)
+        logits, mean, alpha = exact(params).chunk(3, dim=1)
         return F.log_softmax(logits, 1), mean, alpha
 
     def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
@@ -271,8 +314,9 @@ class MixtureOfGaussians(nn.Module):
         if params.shape != expected:
             raise ValueError(
                 f"params must have shape {expected} for x of shape {tuple(x.shape)}, "
-                f"got {tuple(params.shape)}"
+                f"got {tuple(params.shape)}; give the network as many outputs as params_shape names"
             )
+        _check_real(x)
         log_weight, mean, alpha = self._split(params)
         u = (x[:, None] - mean) * (-alpha).exp()
         each = log_weight - alpha - 0.5 * (u.square() + LOG_2PI)
@@ -285,8 +329,7 @@ class MixtureOfGaussians(nn.Module):
         pick = torch.multinomial(flat.reshape(-1, self.components), 1, generator=generator)
         pick = pick.view(flat.shape[:-1])[:, None]
         mean, alpha = mean.gather(1, pick)[:, 0], alpha.gather(1, pick)[:, 0]
-        noise = torch.randn(mean.shape, dtype=mean.dtype, device=mean.device, generator=generator)
-        return mean + alpha.exp() * noise
+        return mean + alpha.exp() * gaussian(mean.shape, mean, generator)
 
     def mean(self, params: Tensor) -> Tensor:
         """The expectation, ``(B, *data_shape)``."""
@@ -364,17 +407,17 @@ class DiscretizedLogisticMixture(nn.Module):
             )
         check_levels("x", x, self.levels)
         logits, means, log_scales, coefficients = self._split(params)
-        seen = self._scaled(x, params).unsqueeze(2).unbind(1)
+        seen = self._scaled(x, means).unsqueeze(2).unbind(1)
         masses = torch.log_softmax(logits[:, 0], 1)
         for c in range(self.channels):
             mean = _depend(means[:, c], coefficients, seen[:c])
             masses = masses + self._log_mass(x[:, c].unsqueeze(1), mean, log_scales[:, c])
-        return masses.logsumexp(1).reshape(len(x), -1).sum(1)
+        return masses.logsumexp(1).reshape(len(x), math.prod(x.shape[2:])).sum(1)
 
     def sample(self, params: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """Draw int64 levels: ``(B, P, ...)`` -> ``(B, C, ...)``. A colour depends on the rounded
         ones before it, as in ``log_prob``."""
-        parts = params.unflatten(1, (sum(self.parts), self.components)).movedim(2, -1)
+        parts = exact(params).unflatten(1, (sum(self.parts), self.components)).movedim(2, -1)
         flat = torch.softmax(parts[:, 0], -1).reshape(-1, self.components)
         drawn = torch.multinomial(flat, 1, generator=generator)
         index = drawn.reshape(*parts[:, :1].shape[:-1], 1)
@@ -383,10 +426,8 @@ class DiscretizedLogisticMixture(nn.Module):
         levels, seen = list[Tensor](), list[Tensor]()
         for c in range(self.channels):
             mean = _depend(means[:, c], coefficients, seen)
-            uniform = torch.rand(
-                mean.shape, dtype=mean.dtype, device=mean.device, generator=generator
-            )
-            value = mean + log_scales[:, c].exp() * torch.logit(uniform)
+            noise = torch.logit(uniform(mean.shape, mean, generator))
+            value = mean + log_scales[:, c].exp() * noise
             level = ((value + 1) / (2 * self.half_bin)).round().clamp(0, self.levels - 1)
             levels.append(level.squeeze(1).long())
             seen.append(self._scaled(level, mean))
@@ -401,7 +442,7 @@ class DiscretizedLogisticMixture(nn.Module):
         """
         logits, means, log_scales, coefficients = self._split(params)
         found = torch.zeros_like(means)
-        like = params.new_zeros(())
+        like = means.new_zeros(())
         edges = self._scaled(torch.arange(1, self.levels, device=like.device), like)
         edges = edges - self.half_bin
 
@@ -421,7 +462,7 @@ class DiscretizedLogisticMixture(nn.Module):
         return x.to(like.dtype) * (2 * self.half_bin) - 1
 
     def _split(self, params: Tensor) -> tuple[Tensor, ...]:
-        return self._floor(params.unflatten(1, (sum(self.parts), self.components)))
+        return self._floor(exact(params).unflatten(1, (sum(self.parts), self.components)))
 
     def _floor(self, parts: Tensor) -> tuple[Tensor, ...]:
         """Logits ``(B, 1, K, ...)``, means and bounded log-scales ``(B, C, K, ...)``, bounded
@@ -500,6 +541,7 @@ class Softmax(nn.Module):
     def mean(self, params: Tensor) -> Tensor:
         """Expected levels, floats in [0, L - 1]: ``(B, L^C, ...)`` -> ``(B, C, ...)``."""
         every = self._colours(torch.arange(params.shape[1], device=params.device), 0)
+        params = exact(params)
         return torch.einsum("bl...,cl->bc...", torch.softmax(params, 1), every.to(params))
 
     def _colours(self, index: Tensor, dim: int) -> Tensor:

@@ -29,6 +29,8 @@ from gdm_lib.protocols import AdversarialModel
 
 __all__ = ["Data", "History", "NonFiniteLossError", "cosine", "fit", "fit_adversarial"]
 
+MOST_CRITIC_STEPS = 10_000
+
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 
 
@@ -51,7 +53,7 @@ def fit(
     *,
     steps: int | None = None,
     epochs: int | None = None,
-    batch_size: int = 128,
+    batch_size: int | None = None,
     accumulate: int = 1,
     optimizer: MakeOptimizer | None = None,
     schedule: Callable[[int], float] | None = None,
@@ -75,7 +77,15 @@ def fit(
 
     Each epoch is a new shuffle cut into whole batches; the few items left over at its end are
     dropped (another shuffle drops others). On several processes each batch is split evenly among
-    them and their gradients are averaged, so that the run is the same as on one.
+    them and their gradients are averaged, so that the run is the same as on one; torch's own batch
+    norm, with statistics of each process alone, is refused there.
+
+    A ``DataLoader`` is read in its own order and its own batches, the last and smaller one too.
+    Its samplers, its workers and what its data set draws from torch's generators are seeded from
+    ``seed`` and the number of the batch, so that such a run repeats and resumes like any other.
+
+    Real numbers are converted to the precision of the model's weights, and whole numbers as ``y``
+    to int64. Modules are given back in the modes in which they came, however the run ends.
 
     Everything random follows from ``seed``: the data order from the epoch, and the noise (the
     global generator's while ``model.loss`` runs, and ``transform``'s own) from the step and the
@@ -88,15 +98,18 @@ def fit(
     Args:
         model: with ``loss(x)`` or ``loss(x, y)`` as in ``gdm_lib.protocols.LikelihoodModel``,
             each term a mean over the batch.
-        data: the training set.
+        data: the training set: ``x`` or ``(x, y)``, tensors or NumPy arrays; a map-style
+            ``Dataset`` of such items, or a ``DataLoader`` of such batches.
         steps: gradient steps in all; give this or ``epochs``.
         epochs: passes over ``data``.
-        batch_size: items in a step, over all processes together.
+        batch_size: items in a step, over all processes together; 128 if left out. A
+            ``DataLoader`` has its own.
         accumulate: parts that each process cuts its share of a batch into; their gradients are
             added up before the step. A large batch then takes the memory of one part.
         optimizer: makes the optimizer from the parameters; Adam with learning rate 1e-3 if left
             out.
-        schedule: factor on the learning rate for step 0, 1, 2, ..., such as ``cosine(steps)``.
+        schedule: finite factor on the learning rate for step 0, 1, 2, ..., such as
+            ``cosine(steps)``.
         clip_grad_norm: largest 2-norm of the gradient of all parameters together.
         ema: decay per step of an exponential moving average of the weights, for example 0.999,
             offered as ``history.ema``. It warms up as ``min(ema, t / (t + 9))`` at step
@@ -113,10 +126,15 @@ def fit(
         callback: called as ``callback(step, model, history)``, on every process, with the model
             in eval mode and the global generator in the same state each time.
         callback_every: steps from one call to the next; once an epoch if left out.
-        checkpoint: a ``.safetensors`` file to keep the state of the run in.
+        checkpoint: a ``.safetensors`` file to keep the state of the run in, replaced whole or not
+            at all; missing folders are made. Whether it can be written is tried before the first
+            step.
         checkpoint_every: steps from one checkpoint to the next; once an epoch if left out.
         resume: go on from ``checkpoint`` if it exists, to the same numbers as without a pause.
-            A larger ``steps`` or ``epochs`` than before prolongs the run.
+            A larger ``steps`` or ``epochs`` than before prolongs the run; a smaller one than it
+            has taken is refused. The file has a SHA-256 over all that is in it, and is checked
+            from end to end before anything is loaded; one without, of an older version, is
+            refused, since nothing tells whether it is whole.
         seed: of everything random in the run.
         fabric: brings device, precision and processes; already launched where there are several.
             If left out: one process, on the device that the model is on, in its own precision.
@@ -126,15 +144,19 @@ def fit(
         The history of the run.
 
     Raises:
-        ValueError: an argument doesn't make sense, or ``checkpoint`` is of another run.
-        NonFiniteLossError: a term of the loss or a gradient is NaN or infinite.
+        ValueError: an argument doesn't make sense, ``checkpoint`` can't be written, is damaged or
+            is of another run, or processes differ in what they were given. Nothing is loaded then.
+        NonFiniteLossError: a term of the loss, a gradient or a weight is NaN or infinite. Weights
+            are looked at after steps 1, 2, 4, 8, ..., before whatever is done with them, and at
+            the end; those last seen to be finite are given back, and no others are ever stored.
+        RuntimeError: another process can't go on.
     """
     parameters = _trainable(model)
     if not callable(getattr(model, "loss", None)):
         raise ValueError(f"model must have a method loss(x, y=None), {type(model).__name__} hasn't")
     if not parameters:
         raise ValueError("model must have parameters that require gradients, it has none")
-    optim = Adam(parameters, lr=1e-3) if optimizer is None else optimizer(parameters)
+    optim = _made("optimizer", optimizer or partial(Adam, lr=1e-3), parameters)
 
     def loss(x: Tensor, *y: Tensor) -> dict[str, Tensor]:
         return cast(Any, model).loss(x, *y)
@@ -146,6 +168,7 @@ def fit(
         steps=steps,
         epochs=epochs,
         batch_size=batch_size,
+        usual_batch_size=128,
         accumulate=accumulate,
         schedule=schedule,
         clip_grad_norm=clip_grad_norm,
@@ -172,7 +195,7 @@ def fit_adversarial(
     data: Data,
     *,
     steps: int,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     critic_steps: int = 1,
     optimizer: MakeOptimizer | None = None,
     critic_optimizer: MakeOptimizer | None = None,
@@ -205,9 +228,10 @@ def fit_adversarial(
     Args:
         model: as in ``gdm_lib.protocols.AdversarialModel``, each term of both losses a mean over
             the batch.
-        data: the training set.
+        data: the training set, see ``fit``.
         steps: steps of the generator in all.
-        batch_size: items in a turn, over all processes together.
+        batch_size: items in a turn, over all processes together; 64 if left out. A ``DataLoader``
+            has its own.
         critic_steps: turns of the discriminator in a step; 5 in WGAN, 1 in most others.
         optimizer: makes the generator's optimizer from its parameters; if left out, Adam with
             learning rate 2e-4 and beta_1 0.5, as in DCGAN (1511.06434, section 4).
@@ -234,16 +258,22 @@ def fit_adversarial(
         The history of the run.
 
     Raises:
-        ValueError: an argument doesn't make sense, or ``checkpoint`` is of another run.
-        NonFiniteLossError: a term of a loss or a gradient is NaN or infinite; the message names
-            the player.
+        ValueError: see ``fit``.
+        NonFiniteLossError: see ``fit``; the message names the player of a term or a gradient.
+        RuntimeError: another process can't go on.
     """
     game = _checked_game(model)
-    if critic_steps < 1:
-        raise ValueError(f"critic_steps must be at least 1, got {critic_steps}")
+    critic_steps = _loop.whole("critic_steps", critic_steps)
+    if not 1 <= critic_steps <= MOST_CRITIC_STEPS:
+        bound = "least 1" if critic_steps < 1 else f"most {MOST_CRITIC_STEPS:,}"
+        raise ValueError(f"critic_steps must be at {bound}, got {critic_steps}")
+    if after_critic is not None and not callable(after_critic):
+        raise ValueError(f"after_critic must be a function, got {after_critic!r}")
+    steps = _loop.whole("steps", steps)
     theirs, ours = _trainable(game.discriminator), _trainable(game.generator)
     make = optimizer or partial(Adam, lr=2e-4, betas=(0.5, 0.999))
-    optim, critic_optim = make(ours), (critic_optimizer or make)(theirs)
+    optim = _made("optimizer", make, ours)
+    critic_optim = _made("critic_optimizer", critic_optimizer or make, theirs)
 
     def generator_loss(x: Tensor, *y: Tensor) -> dict[str, Tensor]:
         return game.generator_loss(len(x), *y)
@@ -272,6 +302,7 @@ def fit_adversarial(
         steps=steps,
         epochs=None,
         batch_size=batch_size,
+        usual_batch_size=64,
         accumulate=accumulate,
         schedule=schedule,
         clip_grad_norm=clip_grad_norm,
@@ -293,7 +324,24 @@ def fit_adversarial(
     )
 
 
+def _made(name: str, make: MakeOptimizer, parameters: list[nn.Parameter]) -> Optimizer:
+    """The optimizer, if it is one."""
+    if isinstance(make, Optimizer):
+        raise ValueError(
+            f"{name} must be a function that makes one from the parameters, got one that is made; "
+            f"give partial({type(make).__name__}, lr=...), of functools, without parameters"
+        )
+    if not callable(make):
+        raise ValueError(f"{name} must be a function that makes one, got {make!r}")
+    made = make(parameters)
+    if not isinstance(made, Optimizer):
+        raise ValueError(f"{name} must make a torch.optim.Optimizer, it made {made!r}")
+    return made
+
+
 def _trainable(module: nn.Module) -> list[nn.Parameter]:
+    if not isinstance(module, nn.Module):
+        raise ValueError(f"model must be an nn.Module, got {type(module).__name__}")
     return [parameter for parameter in module.parameters() if parameter.requires_grad]
 
 

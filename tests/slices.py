@@ -16,7 +16,11 @@ What was taken from a name changes with it: ``parts = model.parts``, ``for part 
 other settings and magics are kept with what is needed of their cell.
 
 Python allows changes that are not found so. If one is missed, a widget shows another picture than
-in the chapter, or a cell fails and is seen. That a chapter runs as a whole is nbval's to prove.
+in the chapter, or a cell fails and is seen.
+
+A sliced notebook trains for a few steps only: its widgets are to be driven, and their controls move
+the picture of a model that has learned little as well. That a chapter runs as a whole, and trains
+as it says, is nbval's to prove.
 """
 
 from __future__ import annotations
@@ -30,7 +34,15 @@ from typing import NamedTuple
 import nbformat
 from IPython.core.inputtransformer2 import TransformerManager
 
-__all__ = ["WIDGET", "slice_cells", "slice_notebook", "statements_of", "widget_cells"]
+__all__ = [
+    "BRIEFLY",
+    "STEPS",
+    "WIDGET",
+    "slice_cells",
+    "slice_notebook",
+    "statements_of",
+    "widget_cells",
+]
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 PURE = ("torch", "math", "numpy", "matplotlib", "json", "itertools", "functools", "time")
@@ -41,6 +53,13 @@ SETTINGS |= {"run_line_magic", "run_cell_magic"}
 HANDS_ON = {"zip", "enumerate", "reversed", "list", "tuple", "dict", "set", "sorted", "next"}
 VIEWS = {"items", "values", "get", "parameters", "modules", "children", "state_dict", "view"}
 VIEWS |= {"eval", "train", "to", "float", "double", "flatten", "reshape", "requires_grad_"}
+
+STEPS = 30  # of each training in a sliced notebook
+BRIEFLY = f"""\
+import gdm_lib.training as _training
+_fit = _training.fit
+_training.fit = lambda *given, steps, **named: _fit(*given, steps=min(steps, {STEPS}), **named)
+"""
 
 Binding = tuple[str, int]  # a name, and the place of the statement that bound it
 Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
@@ -77,7 +96,10 @@ def widget_cells(cells: Iterable[nbformat.NotebookNode]) -> list[int]:
 
 
 def slice_notebook(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """A notebook whose code is what the widgets in its outputs need; what is not is raw text."""
+    """A notebook whose code is what the widgets in its outputs need, trained briefly.
+
+    A cell that isn't needed becomes raw text.
+    """
     notebook = nbformat.from_dict(notebook)
     places = [i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
     shown = [places.index(place) for place in widget_cells(notebook.cells)]
@@ -89,6 +111,9 @@ def slice_notebook(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
             notebook.cells[place] = raw
         else:
             cell.source = source
+    first = next((cell for cell in notebook.cells if cell.cell_type == "code"), None)
+    if first is not None:
+        first.source = BRIEFLY + first.source
     return notebook
 
 

@@ -7,7 +7,16 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from chapters._tools import pairs
-from tests.slices import WIDGET, slice_cells, slice_notebook, statements_of, widget_cells
+from gdm_lib import training
+from tests.slices import (
+    BRIEFLY,
+    STEPS,
+    WIDGET,
+    slice_cells,
+    slice_notebook,
+    statements_of,
+    widget_cells,
+)
 
 SHOW = "widgets.show(model)"
 MASTERS = [path for path in pairs.masters() if path.parent.name != "chapters"]
@@ -176,9 +185,21 @@ def test_a_sliced_notebook_keeps_its_cells_in_their_places():
     sliced = slice_notebook(notebook)
     nbformat.validate(sliced)
     assert [cell.cell_type for cell in sliced.cells] == ["markdown", "code", "raw", "code"]
-    assert [cell.source for cell in sliced.cells[1:]] == ["model = 1", "print(other)", SHOW]
+    assert [cell.source for cell in sliced.cells[1:]] == [
+        BRIEFLY + "model = 1",
+        "print(other)",
+        SHOW,
+    ]
     assert widget_cells(sliced.cells) == [3]
     assert notebook.cells[1].source == "model = 1\nother = 2"
+
+
+def test_a_sliced_notebook_trains_briefly(monkeypatch):
+    monkeypatch.setattr(training, "fit", lambda model, *, steps, lr: (model, steps, lr))
+    names: dict = {}
+    exec(BRIEFLY + "from gdm_lib.training import fit", names)
+    assert names["fit"]("model", steps=3000, lr=1) == ("model", STEPS, 1)
+    assert names["fit"]("model", steps=5, lr=1) == ("model", 5, 1)
 
 
 @pytest.mark.parametrize("master", MASTERS, ids=[path.stem for path in MASTERS])

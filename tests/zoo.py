@@ -14,11 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from gdm_lib.autoregressive import MADE, GatedPixelCNN, PixelCNN, PixelCNNpp, PixelRNN, WaveNet
+from gdm_lib.autoregressive.made import random_degrees
 from gdm_lib.autoregressive.pixelrnn import RowLSTM
 from gdm_lib.bijections import Dequantise, OneHot
 from gdm_lib.flows import IAF, MAF, NICE, FlowVAE, Glow, RealNVP, maf_mog
+from gdm_lib.flows.maf import bounded_scale
 from gdm_lib.flows.planar_radial import FlowEncoder, Planar
-from gdm_lib.likelihoods import Bernoulli, Gaussian, IsotropicGaussian
+from gdm_lib.likelihoods import Bernoulli, Categorical, Gaussian, IsotropicGaussian
 from gdm_lib.nn import ClassEmbedding
 from gdm_lib.vae import VAE
 from gdm_lib.vae.vae import Decoder
@@ -26,6 +28,7 @@ from tests.helpers import seeded
 
 CLASSES = 3
 LEVELS = 4
+ORDERS = [[0, 1, 2, 3, 4, 5], [3, 1, 5, 0, 2, 4]]
 
 
 def bits(n: int, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -77,8 +80,16 @@ def flow_vae() -> nn.Module:
     )
 
 
-ONE_HOT: dict[str, Any] = {"context_dim": CLASSES, "embed": OneHot(CLASSES)}
-EMBEDDED: dict[str, Any] = {"context_dim": 5, "embed": ClassEmbedding(CLASSES, 5)}
+def one_hot() -> dict[str, Any]:
+    """Options of a model that is conditioned on labels as they are."""
+    return {"context_dim": CLASSES, "embed": OneHot(CLASSES)}
+
+
+def embedded() -> dict[str, Any]:
+    """Options of a model that is conditioned on a learned vector of a label: its own."""
+    return {"context_dim": 5, "embed": ClassEmbedding(CLASSES, 5)}
+
+
 PIXELS: dict[str, Any] = {"h": 12, "layers": 2, "head": 18, "kernel": 3, "levels": LEVELS}
 
 ZOO: dict[str, Animal] = {
@@ -86,53 +97,74 @@ ZOO: dict[str, Animal] = {
     "vae_gaussian": Animal(
         lambda: VAE.mlp((6,), 2, hidden=(8,), likelihood=IsotropicGaussian()), (6,)
     ),
+    "vae_levels": Animal(
+        lambda: VAE.mlp((1, 2, 3), 2, hidden=(8,), likelihood=Categorical(LEVELS)),
+        (1, 2, 3),
+        levels,
+    ),
     "flow_vae": Animal(flow_vae, (6,), bits),
     "nice": Animal(lambda: NICE((6,), hidden=(8,)), (6,)),
+    "nice_of_y": Animal(lambda: NICE((6,), hidden=(8,), **one_hot()), (6,), classes=CLASSES),
     "nice_levels": Animal(
         lambda: NICE((1, 2, 2), hidden=(8,), dequantise=Dequantise(LEVELS)), (1, 2, 2), grey
     ),
     "realnvp": Animal(lambda: RealNVP.vector(4, couplings=3, hidden=(8,)), (4,)),
     "realnvp_of_y": Animal(
-        lambda: RealNVP.vector(4, couplings=3, hidden=(8,), **ONE_HOT), (4,), classes=CLASSES
+        lambda: RealNVP.vector(4, couplings=3, hidden=(8,), **one_hot()), (4,), classes=CLASSES
     ),
     "realnvp_image": Animal(
         lambda: RealNVP.image((1, 4, 4), levels=LEVELS, hidden=6, blocks=1), (1, 4, 4), grey
     ),
     "maf": Animal(lambda: MAF(4, layers=2, hidden=(8,)), (4,)),
-    "maf_of_y": Animal(lambda: MAF(4, layers=2, hidden=(8,), **ONE_HOT), (4,), classes=CLASSES),
+    "maf_bounded": Animal(
+        lambda: MAF(4, layers=2, hidden=(8,), direct=True, update=bounded_scale), (4,)
+    ),
+    "maf_of_y": Animal(lambda: MAF(4, layers=2, hidden=(8,), **one_hot()), (4,), classes=CLASSES),
     "maf_mog": Animal(lambda: maf_mog(4, layers=2, hidden=(8,), components=2), (4,)),
     "iaf": Animal(lambda: IAF(4, hidden=(8,)), (4,)),
-    "iaf_of_y": Animal(lambda: IAF(4, hidden=(8,), **ONE_HOT), (4,), classes=CLASSES),
+    "iaf_of_y": Animal(lambda: IAF(4, hidden=(8,), **one_hot()), (4,), classes=CLASSES),
     "glow": Animal(lambda: Glow((1, 4, 4), levels=LEVELS, steps=2, hidden=6), (1, 4, 4), grey),
     "glow_of_y": Animal(
-        lambda: Glow((1, 4, 4), levels=LEVELS, steps=2, hidden=6, **ONE_HOT),
+        lambda: Glow((1, 4, 4), levels=LEVELS, steps=2, hidden=6, **one_hot()),
         (1, 4, 4),
         grey,
         CLASSES,
     ),
     "made": Animal(lambda: MADE((6,), (12,)), (6,), bits),
     "made_of_y": Animal(
-        lambda: MADE((6,), (12,), likelihood=Gaussian(), **ONE_HOT), (6,), classes=CLASSES
+        lambda: MADE((6,), (12,), likelihood=Gaussian(), **one_hot()), (6,), classes=CLASSES
+    ),
+    "made_levels": Animal(
+        lambda: MADE((1, 2, 3), (12,), likelihood=Categorical(LEVELS)), (1, 2, 3), levels
+    ),
+    "made_direct": Animal(
+        lambda: MADE((6,), (12,), orders=ORDERS, degrees=random_degrees, masks=2, direct=True),
+        (6,),
+        bits,
     ),
     "pixelcnn": Animal(lambda: PixelCNN((1, 3, 3), **PIXELS), (1, 3, 3), levels),
     "row_lstm": Animal(lambda: PixelRNN((1, 3, 3), lstm=RowLSTM, **PIXELS), (1, 3, 3), levels),
     "diagonal_bilstm": Animal(lambda: PixelRNN((1, 3, 3), **PIXELS), (1, 3, 3), levels),
     "gated_pixelcnn": Animal(
-        lambda: GatedPixelCNN((1, 3, 3), levels=LEVELS, p=12, layers=2, first_kernel=3, **EMBEDDED),
+        lambda: GatedPixelCNN(
+            (1, 3, 3), levels=LEVELS, p=12, layers=2, first_kernel=3, **embedded()
+        ),
         (1, 3, 3),
         levels,
         CLASSES,
     ),
     "pixelcnn_pp": Animal(
         lambda: PixelCNNpp(
-            (1, 4, 4), levels=LEVELS, components=2, features=8, blocks=1, **EMBEDDED
+            (1, 4, 4), levels=LEVELS, components=2, features=8, blocks=1, **embedded()
         ),
         (1, 4, 4),
         levels,
         CLASSES,
     ),
     "wavenet": Animal(
-        lambda: WaveNet((12,), levels=LEVELS, residual=6, skip=7, dilations=(1, 2, 1), **EMBEDDED),
+        lambda: WaveNet(
+            (12,), levels=LEVELS, residual=6, skip=7, dilations=(1, 2, 1), **embedded()
+        ),
         (12,),
         levels,
         CLASSES,

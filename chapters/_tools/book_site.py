@@ -11,12 +11,16 @@ Settings come from the environment, so that one ``_config.yml`` serves readers a
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import html
 import importlib
 import json
 import os
 import pkgutil
 import re
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -33,11 +37,24 @@ MODULES = SITE / "node_modules"
 MATHJAX = MODULES / "mathjax" / "es5" / "tex-svg-full.js"
 MATHJAX_ON_SITE = "mathjax/tex-svg-full.js"
 ENGINE = MODULES / "onnxruntime-web" / "dist"
-ENGINE_FILES = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
+# The files of the engine and their SHA-256, which the page holds them to wherever they come from.
+ENGINE_FILES = {
+    "ort.wasm.min.mjs": "219e6a1fc8a9938268d18efca3c91d310bd2f4a59bbd13744df5b2b7fc6cee3b",
+    "ort-wasm-simd-threaded.mjs": (
+        "e13f7f94fc51b4ca72b12faeb1ee95f4ace6dfbc8939bc718aabdc0a27c4299b"
+    ),
+    "ort-wasm-simd-threaded.wasm": (
+        "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2"
+    ),
+}
 ENGINE_ON_SITE = "onnxruntime/"
-ENGINE_ON_CDN = "https://cdn.jsdelivr.net/npm/onnxruntime-web@{version}/dist/"
+CDN = "https://cdn.jsdelivr.net/npm/"
+ENGINE_ON_CDN = CDN + "onnxruntime-web@{version}/dist/"
+MATHJAX_ON_CDN = CDN + "mathjax@{version}/es5/tex-svg-full.js"
+MATHJAX_INTEGRITY = "sha384-4kE/rQ11E8xT9QgrCBTyvenkuPfQo8rXYQvJZuMgxyPOoUfpatjQPlgdv6V5yhUK"
 WIDGETS_CSS = SITE.parents[1] / "gdm_lib" / "widgets" / "widgets.css"
 HOST = "widgets/host.js"
+FROM_FILE = "widgets/from_file.js"
 STATE = "application/vnd.jupyter.widget-state+json"
 API_PAGE = "chapters/appendix/api"
 API_MARK = "<!-- modules -->"
@@ -50,6 +67,20 @@ LAST = ("pretrained", "training", "exercises", "widgets", "recipes", "cli")
 ICON_SCRIPT = re.compile(
     r"<script[^>]*fontawesome\.js[^>]*></script>\s*|<link[^>]*fontawesome\.js[^>]*>\s*"
 )
+MATHJAX_SCRIPT = re.compile(
+    r"<script>window\.MathJax = .*?</script>\s*|<script[^>]*tex-svg-full\.js[^>]*></script>\s*"
+)
+FORMULA = re.compile(r'class="[^"]*\bmath\b')
+# The field says "Search Ctrl+K", and a name that differs would be lost on those who speak to it.
+SEARCH_LABEL = re.compile(r'(<button class="btn search-button-field[^>]*?) aria-label="[^"]*"')
+CHARSET = re.compile(r'<meta charset="utf-8"\s*/?>')
+INLINE_SCRIPT = re.compile(r"<script(?![^>]* src=)([^>]*)>(.*?)</script>", re.DOTALL)
+INLINE_HANDLER = re.compile(r'<[^>]*? on[a-z]+="([^"]*)"')
+START_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
+<meta http-equiv="refresh" content="0; url={first}"></head>
+<body><main><h1>{title}</h1><p><a href="{first}">Read the book</a></p></main></body></html>
+"""
 EARLY = 10  # before the listeners of the theme and of sphinx-external-toc
 LATE = 900
 
@@ -74,6 +105,12 @@ def use_local_assets(app: Sphinx, config: Config) -> None:
     if assets == "cdn":
         pinned = json.loads((SITE / "package.json").read_text("utf-8"))["dependencies"]
         engine = ENGINE_ON_CDN.format(version=pinned["onnxruntime-web"])
+        config.mathjax_path = MATHJAX_ON_CDN.format(version=pinned["mathjax"])
+        config.mathjax_options = {
+            "defer": "defer",
+            "integrity": MATHJAX_INTEGRITY,
+            "crossorigin": "anonymous",
+        }
     else:
         for path in (MATHJAX, *(ENGINE / name for name in ENGINE_FILES)):
             if not path.exists():
@@ -82,8 +119,13 @@ def use_local_assets(app: Sphinx, config: Config) -> None:
                     "`make book ASSETS=cdn` to let pages load it from the network."
                 )
         config.mathjax_path = MATHJAX_ON_SITE
-    host = {"type": "module", "async": "async", "data-gdm-runtime": engine}
-    config.nb_ipywidgets_js = {HOST: host}
+    host = {
+        "type": "module",
+        "async": "async",
+        "data-gdm-runtime": engine,
+        "data-gdm-digests": json.dumps(ENGINE_FILES),
+    }
+    config.nb_ipywidgets_js = {HOST: host, FROM_FILE: {"defer": "defer", "data-gdm-still": ""}}
 
 
 def copy_assets(app: Sphinx) -> None:
@@ -141,7 +183,8 @@ def publish_widgets(
 
 def _is_for_widgets(script: Any) -> bool:
     attributes = getattr(script, "attributes", {})
-    return attributes.get("type") == STATE or "data-gdm-runtime" in attributes
+    ours = {"data-gdm-runtime", "data-gdm-still"}
+    return attributes.get("type") == STATE or bool(ours & set(attributes))
 
 
 def public_modules(package: ModuleType) -> list[str]:
@@ -204,16 +247,90 @@ def number_by_chapter(app: Sphinx, env: BuildEnvironment) -> list[str]:
     return []
 
 
-def drop_icon_script(app: Sphinx, error: Exception | None) -> None:
-    """Take the theme's icons from its fonts alone.
+def content_policy(page: str, engine: str, handlers: Iterable[str] = ()) -> str:
+    """The Content-Security-Policy of a page: what it may load and run, and nothing else.
 
-    The theme draws them a second time with a script of 1.5 MB, the largest part of a page.
+    Scripts that stand in the page itself are allowed one by one, by their digests. ``blob:`` is
+    for the scripts of widgets and of the engine, which the host runs once it has checked them.
+    ``file:`` is for pages opened from a folder, where ``'self'`` names nothing in some browsers; a
+    page of a server can't reach it. Styles stand in attributes all over a notebook's outputs.
+
+    Args:
+        page: its HTML.
+        engine: the address of the engine; a foreign host is allowed for it and for MathJax alone.
+        handlers: those of the theme's buttons, on any page: the search reads other pages.
     """
-    if error is None and app.builder.format == "html":
-        for path in Path(app.outdir).rglob("*.html"):
-            text = path.read_text("utf-8")
-            if "fontawesome.js" in text:
-                path.write_text(ICON_SCRIPT.sub("", text), encoding="utf-8", newline="\n")
+    inline = [body for kind, body in INLINE_SCRIPT.findall(page) if _is_script(kind)]
+    hashes = sorted({_digest(body) for body in [*inline, *handlers]})
+    foreign = f" {CDN}" if engine.startswith(CDN) else ""
+    scripts = ["'self'", "file:", "blob:", "'wasm-unsafe-eval'", *hashes]
+    if handlers:
+        scripts.append("'unsafe-hashes'")
+    return "; ".join(
+        [
+            "default-src 'none'",
+            f"script-src {' '.join(scripts)}{foreign}",
+            "style-src 'self' file: 'unsafe-inline'",
+            "img-src 'self' file: data: blob:",
+            "font-src 'self' file:",
+            "media-src 'self' file: data: blob:",
+            f"connect-src 'self' file:{foreign}",
+            "worker-src 'none'",
+            "form-action 'self' file:",
+            "base-uri 'none'",
+        ]
+    )
+
+
+def _is_script(attributes: str) -> bool:
+    kind = re.search(r'type="([^"]*)"', attributes)
+    return kind is None or kind[1] in ("", "module", "text/javascript")
+
+
+def _digest(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def handlers_of(page: str) -> set[str]:
+    """The scripts that stand in attributes of a page, ``onclick="..."``."""
+    return {html.unescape(body) for body in INLINE_HANDLER.findall(page)}
+
+
+def finish_page(page: str, engine: str, handlers: Iterable[str] = ()) -> str:
+    """A page as it is published.
+
+    Without the theme's second set of icons, which a script of 1.5 MB draws over its fonts; without
+    MathJax (2.3 MB) if there is no formula; and with a policy of what it may load.
+    """
+    page = ICON_SCRIPT.sub("", page)
+    if not FORMULA.search(page):
+        page = MATHJAX_SCRIPT.sub("", page)
+    page = SEARCH_LABEL.sub(r"\1", page)
+    policy = html.escape(content_policy(page, engine, handlers), quote=False)
+    tag = f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+    return CHARSET.sub(lambda found: f"{found[0]}\n    {tag}", page, count=1)
+
+
+def finish_pages(app: Sphinx, error: Exception | None) -> None:
+    """Rewrite the pages as ``finish_page`` says; at the root, one that leads to the first."""
+    if error is not None or app.builder.format != "html":
+        return
+    site = Path(app.outdir)
+    engine = app.config.nb_ipywidgets_js[HOST]["data-gdm-runtime"]
+    pages = {
+        path: path.read_text("utf-8")
+        for path in site.rglob("*.html")
+        if "_static" not in path.parts  # the theme leaves templates there
+    }
+    handlers = set[str]().union(*map(handlers_of, pages.values()))
+    for path, page in pages.items():
+        text = finish_page(page, engine, handlers)
+        path.write_text(text, encoding="utf-8", newline="\n")
+    first = app.config.root_doc + ".html"
+    if first != "index.html":
+        start = START_PAGE.format(title=html.escape(app.config.html_title), first=first)
+        start = finish_page(start, engine)
+        (site / "index.html").write_text(start, encoding="utf-8", newline="\n")
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
@@ -225,8 +342,9 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("env-get-updated", number_by_chapter, priority=LATE)
     app.connect("autodoc-process-docstring", keep_attribute_text, priority=EARLY)
     app.connect("html-page-context", publish_widgets, priority=LATE)
-    app.connect("build-finished", drop_icon_script)
+    app.connect("build-finished", finish_pages, priority=LATE)
     app.add_css_file("book.css")
     app.add_css_file("widgets.css")
-    app.add_js_file("math.js", defer="defer", priority=EARLY)
+    for script in ("scroll.js", "math.js"):
+        app.add_js_file(script, defer="defer", priority=EARLY)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -174,6 +174,8 @@ def update(master: Path, *, force: bool = False, root: Path = pairs.ROOT) -> Rep
     name = master.relative_to(root / "chapters").with_suffix("").as_posix()
     path = pairs.notebook_path(master)
     sync, stale = pairs.staleness(master, root)
+    if not force and path.exists() and (edit := pairs.lost_edit(master, root)):
+        return Report(name, "FAILED", error=edit)
     notebook = pairs.read_master(master)
     if not (stale or force):
         if not sync:

@@ -20,6 +20,7 @@ from nbformat import NotebookNode
 from chapters._tools import inputs, pairs
 from chapters._tools.execute import MAX_BYTES
 from chapters._tools.markdown import Block, parse, plain, slug, walk
+from chapters._tools.prose import LONG, drift, folded, half_folded, lines_of
 
 __all__ = ["ANATOMY", "Finding", "lint", "main", "texts"]
 
@@ -37,6 +38,8 @@ ANATOMY = (
     "Summary",
 )
 CODE_WIDTH = 88
+CELL_LINES, SCRATCH_LINES, UNFOLDED_LINES = 25, 40, 250  # of unfolded code
+DRAWING = {"plt", "sns", "fig", "ax", "axes"}
 WORDS = (2000, 5000)
 EXERCISES = 4
 CODE_EXERCISES = 2
@@ -120,6 +123,7 @@ def lint(path: Path, root: Path = pairs.ROOT) -> list[Finding]:
         found += _sections(blocks)
         found += _numbers(blocks)
         found += _words(blocks)
+        found += _folding(blocks)
         found += _exercises(blocks)
     name = path.relative_to(root)
     return sorted(Finding(name, line, message) for line, message in found)
@@ -209,14 +213,16 @@ def _opening(blocks: Sequence[Block], path: Path, root: Path) -> Found:
             yield block.line, f"'You will be able to' lists {verbs} things, expected 3 to 5"
     if not re.search(r"builds? on", source, re.IGNORECASE):
         yield 1, "the opening does not say what the chapter builds on"
-    pictures = any(
-        (b.kind == "cell" and "show(" in b.text)
-        or (b.kind == "directive" and b.name in ("figure", "image"))
-        or (b.kind == "text" and "![" in b.text)
-        for b in walk(opening)
-    )
-    if not pictures:
+    if not any(map(_is_picture, walk(opening))):
         yield 1, "the opening has no picture"
+
+
+def _is_picture(block: Block) -> bool:
+    return (
+        (block.kind == "cell" and "show(" in block.text)
+        or (block.kind == "directive" and block.name in ("figure", "image"))
+        or (block.kind == "text" and "![" in block.text)
+    )
 
 
 def _constant(module: Path, name: str) -> str | None:
@@ -248,17 +254,74 @@ def _code(blocks: Sequence[Block]) -> Found:
             yield block.line, "an empty code cell"
 
 
+def _folding(blocks: Sequence[Block]) -> Found:
+    """A reader sees the code that carries the idea; the rest is one click away."""
+    section, pictured, unfolded = "", False, 0
+    for block in walk(blocks):
+        if block.kind == "heading" and block.level == 2:
+            section = block.text
+            pictured = True  # the opening ends here, and says so itself if it has none
+        if block.kind != "cell":
+            pictured |= _is_picture(block)
+            continue
+        if half_folded(block):
+            yield (
+                block.line,
+                "folded on the page or in JupyterLab only: give both `tags: [hide-input]` and "
+                "`jupyter: {source_hidden: true}`",
+            )
+        elif not folded(block):
+            count, limit = lines_of(block), CELL_LINES
+            unfolded += count
+            if _is_section(section, "From scratch"):
+                limit = SCRATCH_LINES
+            if count > limit:
+                yield block.line, f"unfolded cell of {count} lines, expected at most {limit}"
+            if not pictured:
+                yield block.line, "code is unfolded before the opening picture: fold this cell"
+            for line, what in _glue(block):
+                yield line, f"{what} in an unfolded cell: move it into a folded one"
+        pictured |= _is_picture(block)
+    if unfolded > UNFOLDED_LINES:
+        yield 1, f"{unfolded} lines of unfolded code, expected at most {UNFOLDED_LINES}"
+
+
+def _glue(cell: Block) -> Found:
+    """Imports and drawing, with their lines; code that doesn't parse is nbval's to find."""
+    try:
+        tree = ast.parse(cell.text)
+    except SyntaxError:
+        return
+    for node in ast.walk(tree):
+        line = cell.code_line + getattr(node, "lineno", 1) - 1
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield line, "an import"
+        elif isinstance(node, ast.Name) and node.id in DRAWING:
+            yield line, f"drawing (`{node.id}`)"
+            return
+
+
 def _around_cells(blocks: Sequence[Block]) -> Found:
+    """Text stands around cells; a cell and the folded one that shows its result are one."""
     seen = [block for block in blocks if block.kind not in ("comment", "label")]
     for at, block in enumerate(seen):
         if block.kind != "cell":
             continue
         before = seen[at - 1] if at else None
         after = seen[at + 1] if at + 1 < len(seen) else None
-        if before is None or not _says_something(before):
+        if not _joined(before, block) and (before is None or not _says_something(before)):
             yield block.line, "no sentence before this cell says what to look for"
-        if after is None or not _says_something(after):
+        if not _joined(block, after) and (after is None or not _says_something(after)):
             yield block.line, "no sentence after this cell says what was seen"
+
+
+def _joined(first: Block | None, second: Block | None) -> bool:
+    return (
+        first is not None
+        and second is not None
+        and first.kind == second.kind == "cell"
+        and folded(first) != folded(second)
+    )
 
 
 def _says_something(block: Block) -> bool:
@@ -385,6 +448,8 @@ def _images(blocks: Sequence[Block]) -> Found:
 
 
 def _notebook(blocks: Sequence[Block], path: Path, root: Path, is_paper: bool) -> Found:
+    if not path.read_text("utf-8").startswith(pairs.HEADER):
+        yield 1, "the header is not the one that JupyterLab writes (`pairs.HEADER`)"
     for reason in pairs.staleness(path, root):
         if reason:
             yield 1, f"{reason}; run `make chapters`"
@@ -464,7 +529,24 @@ def main(argv: Sequence[str] | None = None, *, root: Path = pairs.ROOT) -> int:
         raise SystemExit(f"no text named {', '.join(unknown)}; there are: {', '.join(known)}")
     findings = [f for name, p in known.items() if not names or name in names for f in lint(p, root)]
     print("\n".join(map(str, findings)))
+    chosen = {name: p for name, p in known.items() if not names or name in names}
+    print(_readability({n: p for n, p in chosen.items() if _is_paper(p, root)}))
     return 1 if findings else 0
+
+
+def _readability(papers: dict[str, Path]) -> str:
+    """How each chapter reads, as information."""
+    if not papers:
+        return ""
+    width = max(map(len, papers))
+    heads = f"words  over {LONG} words  connectives per 1,000  unfolded lines"
+    rows = [f"{'for information':{width}}  {heads}"]
+    for name, path in papers.items():
+        d = drift(parse(path.read_text("utf-8")))
+        rows.append(
+            f"{name:{width}}  {d.words:5,}  {d.long:12.1%}  {d.connectives:21.1f}  {d.unfolded:14}"
+        )
+    return "\n".join(rows)
 
 
 if __name__ == "__main__":

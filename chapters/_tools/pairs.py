@@ -7,7 +7,9 @@ none of that: it is copied, and nothing has to run.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +23,46 @@ __all__ = [
     "ROOT",
     "code_of",
     "join",
+    "lost_edit",
     "masters",
     "notebook_path",
     "read_master",
     "staleness",
+    "stamp",
     "write",
 ]
 
 ROOT = Path(__file__).parents[2]
+STAMP = "gdm_text"
+MOST = 60  # so many lines of a difference are shown
+FILTER = "kernelspec,jupytext.notebook_metadata_filter,"
+FILTER += "jupytext.text_representation.extension,jupytext.text_representation.format_name,-all"
+HEADER = f"""---
+jupytext:
+  notebook_metadata_filter: {FILTER}
+  text_representation:
+    extension: .md
+    format_name: myst
+kernelspec:
+  display_name: Python 3 (ipykernel)
+  language: python
+  name: python3
+---
+"""
 METADATA = {
-    "jupytext": {"default_lexer": "ipython3"},
-    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "jupytext": {"default_lexer": "ipython3", "notebook_metadata_filter": FILTER},
+    # As JupyterLab writes it for the kernel of ipykernel, but for the version of Python.
+    "kernelspec": {
+        "display_name": "Python 3 (ipykernel)",
+        "language": "python",
+        "name": "python3",
+    },
     "language_info": {
+        "codemirror_mode": {"name": "ipython", "version": 3},
         "file_extension": ".py",
         "mimetype": "text/x-python",
         "name": "python",
+        "nbconvert_exporter": "python",
         "pygments_lexer": "ipython3",
     },
 }
@@ -86,6 +113,48 @@ def code_of(notebook: NotebookNode) -> list[str]:
     return [cell.source for cell in notebook.cells if cell.cell_type == "code"]
 
 
+def stamp(notebook: NotebookNode) -> NotebookNode:
+    """Note in a notebook which text it holds. Another program leaves the note as it is when it
+    edits the cells: so it is known afterwards whether the notebook was edited, or its text."""
+    notebook.metadata[STAMP] = _digest(notebook)
+    return notebook
+
+
+def _digest(notebook: NotebookNode) -> str:
+    return hashlib.sha256(json.dumps(_text(notebook)).encode()).hexdigest()[:12]
+
+
+def lost_edit(master: Path, root: Path = ROOT) -> str | None:
+    """What would be lost if the text took the place of what another program wrote in the notebook,
+    and what to do about it; None if nothing would.
+
+    Args:
+        master: the text.
+        root: the checkout.
+    """
+    path = notebook_path(master)
+    stored, fresh = nbformat.read(path, as_version=4), read_master(master)
+    known = stored.metadata.get(STAMP)
+    if known in (None, _digest(stored)) or _text(stored) == _text(fresh):
+        return None
+    named = path.relative_to(root) if path.is_relative_to(root) else path
+    text = named.with_suffix(".md").as_posix()
+    keep = f"python -m jupytext --to md:myst {named.as_posix()}"
+    drop = f"python -m jupytext --update --to ipynb {text}"
+    if _digest(fresh) == known:
+        what = f"{named.name} was edited by another program, and its text {text} lacks the edit"
+        how = f"To keep the edit: {keep}\nTo go back to the text: {drop}"
+    else:
+        what = f"{named.name} and its text {text} were both edited, each in its own way"
+        how = f"To keep the notebook's: {keep}\nTo keep the text's: {drop}"
+    of_text, of_notebook = (
+        "\n\n".join(cell.source for cell in n.cells).splitlines() for n in (fresh, stored)
+    )
+    lines = difflib.unified_diff(of_text, of_notebook, text, named.as_posix(), n=1, lineterm="")
+    shown = "\n".join([*lines][:MOST])
+    return f"{what}. Nothing is lost yet.\n\n{how}\n\nThe difference:\n{shown}"
+
+
 def _text(notebook: NotebookNode) -> list[tuple[str, str, Any]]:
     return [(c.cell_type, c.source, c.metadata.get("tags", [])) for c in notebook.cells]
 
@@ -103,6 +172,8 @@ def staleness(master: Path, root: Path = ROOT) -> tuple[str | None, str | None]:
     stored = nbformat.read(path, as_version=4)
     fresh = read_master(master)
     sync = None if _text(stored) == _text(fresh) else "text and notebook differ"
+    if sync is None and any(stored.metadata.get(name) != METADATA[name] for name in METADATA):
+        sync = "the notebook has another header than the book's"
     made_from = stored.metadata.get("gdm")
     if made_from is None:
         return sync, "it was never executed"
@@ -123,10 +194,17 @@ def join(fresh: NotebookNode, stored: NotebookNode) -> NotebookNode:
     return fresh
 
 
+def _number(text: str) -> float:
+    """A number as JupyterLab's script writes it back: 2.0 as 2."""
+    value = float(text)
+    return int(value) if value.is_integer() and abs(value) < 1e21 else value
+
+
 def write(notebook: NotebookNode, path: Path) -> int:
     """Store a notebook whole or not at all; returns its size in bytes."""
     nbformat.validate(notebook)
-    text = nbformat.writes(notebook) + "\n"
+    numbers = json.loads(nbformat.writes(stamp(notebook)), parse_float=_number)
+    text = nbformat.writes(nbformat.from_dict(numbers)) + "\n"
     part = path.with_suffix(".ipynb.part")
     part.write_text(text, encoding="utf-8", newline="\n")
     part.replace(path)

@@ -18,8 +18,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gdm_lib.likelihoods import check_levels
-from gdm_lib.nn import evaluating
+from gdm_lib._inputs import (
+    a_tensor,
+    batch_of,
+    check,
+    check_count,
+    check_known,
+    check_some,
+    levels_of,
+)
+from gdm_lib.nn import context_of, evaluates, trains
 from gdm_lib.protocols import Likelihood
 
 __all__ = ["Autoregressive", "Place", "Rule"]
@@ -77,6 +85,7 @@ class Autoregressive(nn.Module):
         raise NotImplementedError
 
     @torch.no_grad()
+    @evaluates
     def generate_naive(self, rule: Rule, n: int, y: Tensor | None = None) -> Tensor:
         """What ``generate`` computes, by a whole pass for each place."""
         x = self.blank(n)
@@ -85,29 +94,43 @@ class Autoregressive(nn.Module):
             x[at] = rule(self(x, y)[at], place)
         return x
 
+    @evaluates
     def log_prob(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """log p(x) in nats, exact: levels ``(B, *data_shape)`` -> ``(B,)``."""
         return self.likelihood.log_prob(self(x, y), x)
 
+    @trains
     def loss(self, x: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
-        """Negative log-likelihood: ``loss`` in nats per item, beside it bits per dimension."""
+        """Negative log-likelihood: ``loss`` in nats per item, beside it bits per dimension.
+
+        Raises:
+            ValueError: ``x`` has no item.
+        """
         nats = -self.log_prob(x, y).mean()
+        check_some("x", x)
         bits = nats.detach() / (x[0].numel() * math.log(2))
         return {"loss": nats, "bits_per_dim": bits}
 
     @torch.no_grad()
+    @evaluates
     def sample(
         self, n: int, y: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Ancestral sampling: int64 levels, ``(n, *data_shape)``."""
+        """Ancestral sampling: int64 levels, ``(n, *data_shape)``.
+
+        Raises:
+            TypeError: ``n`` is no whole number.
+            ValueError: ``n`` is negative, or ``y`` does not fit, see ``context``.
+        """
+        n = check_count("n", n)
 
         def draw(params: Tensor, _: Place) -> Tensor:
             return self.likelihood.sample(params, generator=generator)
 
-        with evaluating(self):
-            return self.generate(draw, n, y)
+        return self.generate(draw, n, y)
 
     @torch.no_grad()
+    @evaluates
     def complete(
         self,
         x: Tensor,
@@ -128,6 +151,7 @@ class Autoregressive(nn.Module):
             generator: as in ``sample``.
         """
         self.check(x)
+        check_known("known", known, x.shape)
         known = known.expand(x.shape)
 
         def draw(params: Tensor, place: Place) -> Tensor:
@@ -135,11 +159,11 @@ class Autoregressive(nn.Module):
             at: Any = (..., *place)
             return torch.where(known[at], x[at], drawn)
 
-        with evaluating(self):
-            return self.generate(draw, len(x), y)
+        return self.generate(draw, len(x), y)
 
     def blank(self, n: int) -> Tensor:
         """``n`` items of zeros."""
+        n = check_count("n", n)
         device = next(self.parameters()).device
         return torch.zeros(n, *self.data_shape, dtype=torch.int64, device=device)
 
@@ -152,14 +176,10 @@ class Autoregressive(nn.Module):
         """Refuse what isn't a batch of items.
 
         Raises:
+            TypeError: no tensor.
             ValueError: another shape, another dtype than int64, or levels out of range.
         """
-        if x.shape[1:] != self.data_shape or not len(self.data_shape) < x.ndim:
-            raise ValueError(
-                f"x must be a batch of shape (B, {', '.join(map(str, self.data_shape))}), got "
-                f"{tuple(x.shape)}; a single item needs x[None]"
-            )
-        check_levels("x", x, self.levels)
+        check("x", x, a_tensor, batch_of(self.data_shape), levels_of(self.levels))
 
     def context(self, y: Tensor | None, n: int) -> Tensor | None:
         """What conditions ``n`` items: features ``(n, context_dim, ...)``, or None.
@@ -168,23 +188,5 @@ class Autoregressive(nn.Module):
             ValueError: ``y`` came to a model without context or is missing for one that has it, or
                 is not one for each item, or does not give ``context_dim`` features.
         """
-        if not self.context_dim:
-            if y is not None:
-                raise ValueError(
-                    f"y must be None, got {tuple(y.shape)}; this model has no context, make it "
-                    "with context_dim"
-                )
-            return None
-        if y is None or len(y) != n:
-            got = "None" if y is None else f"{len(y)}"
-            raise ValueError(
-                f"y must have one row for each of {n} items, got {got}; this model was made with "
-                f"context_dim={self.context_dim}"
-            )
-        context = y if self.embed is None else self.embed(y)
-        if context.ndim < 2 or context.shape[1] != self.context_dim:
-            raise ValueError(
-                f"y must give a context of {self.context_dim} features, (B, {self.context_dim}), "
-                f"got {tuple(context.shape)}"
-            )
-        return context
+        context = context_of(y, n, self.context_dim, self.embed, maps=True)
+        return context if context is None else context.to(next(self.parameters()).dtype)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from gdm_lib.autoregression.base import Autoregressive, Place, Rule
 from gdm_lib.likelihoods import Categorical
+from gdm_lib.nn import evaluates
 
 __all__ = ["ConvolutionStep", "NetworkStep", "PixelModel", "PixelStep", "one_pixel"]
 
@@ -73,6 +74,7 @@ class PixelModel(Autoregressive):
         return ((c, i, j) for i, j, c in product(range(height), range(width), range(count)))
 
     @torch.no_grad()
+    @evaluates
     def generate(self, rule: Rule, n: int, y: Tensor | None = None) -> Tensor:
         """See ``Autoregressive``. Each layer keeps the features of the rows that it looks at."""
         count, height, width = self.data_shape

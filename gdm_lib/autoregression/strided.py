@@ -127,7 +127,7 @@ class PixelGrow(nn.Module):
     def forward(self, x: Tensor | None, size: Sequence[int]) -> Tensor:
         j = self.j
         if x is not None:
-            spread = (x @ self.weight).view(len(x), *self.kernel, -1)
+            spread = (x @ self.weight).view(len(x), *self.kernel, self.sums.shape[3])
             self.sums[:, :, j : j + self.kernel[1]] += spread
         now = self.sums[:, 0, j]
         self.j = (j + 1) % self.width

@@ -41,7 +41,7 @@ from gdm_lib.autoregression import (
     Rule,
 )
 from gdm_lib.likelihoods import DiscretizedLogisticMixture
-from gdm_lib.nn import evaluating
+from gdm_lib.nn import evaluates, evaluating, exact
 from gdm_lib.protocols import Likelihood
 
 __all__ = [
@@ -77,6 +77,18 @@ def _length(conv: nn.Module) -> Tensor:
     return cast(Tensor, cast(Any, conv).parametrizations.weight.original0)
 
 
+def _for_pickle(conv: nn.Module, kind: type[nn.Module], sizes: tuple[Any, ...]) -> Any:
+    """``weight_norm`` gives a layer a class and a hook that ``pickle`` can't find by their names:
+    both are made again."""
+    state = {k: v for k, v in conv.__dict__.items() if k != "_load_state_dict_pre_hooks"}
+    return _made_again, (kind, sizes), state
+
+
+def _made_again(kind: type[nn.Module], sizes: tuple[Any, ...]) -> nn.Module:
+    with torch.device("meta"):  # its weights come with its state
+        return kind(*sizes)
+
+
 class ShiftedConv2d(nn.Conv2d):
     """A convolution whose kernel ends at ``end``, counted from the pixel itself, down and right.
 
@@ -106,8 +118,12 @@ class ShiftedConv2d(nn.Conv2d):
     ) -> None:
         super().__init__(inputs, outputs, kernel, stride)
         self.end, self.gain = end, gain
+        self.sizes = (inputs, outputs, kernel)
         self.before = (kernel[0] - 1 - end[0], kernel[1] - 1 - end[1])
         _normalise(self, 0, gain)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return _for_pickle(self, ShiftedConv2d, self.sizes)
 
     def forward(self, input: Tensor) -> Tensor:
         """``(B, in, H, W)`` -> ``(B, out, H / stride, W / stride)``, sizes rounded up."""
@@ -141,7 +157,11 @@ class ShiftedConvTranspose2d(nn.ConvTranspose2d):
     ) -> None:
         super().__init__(inputs, outputs, kernel, stride)
         self.end, self.gain = end, 1.0
+        self.sizes = (inputs, outputs, kernel, end, stride)
         _normalise(self, 1, self.gain)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return _for_pickle(self, ShiftedConvTranspose2d, self.sizes)
 
     def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """``(B, in, h, w)`` -> ``(B, out, *output_size)``, by default ``(h stride, w stride)``."""
@@ -171,7 +191,8 @@ class _Dropout(nn.Dropout):
     def forward(self, input: Tensor) -> Tensor:
         if not self.training or not 0 < self.p < 1:
             return super().forward(input)
-        return input * ((torch.rand_like(input) >= self.p) / (1 - self.p))
+        kept = torch.rand_like(input, dtype=exact(input).dtype) >= self.p
+        return input * (kept / (1 - self.p)).to(input.dtype)
 
 
 class GatedResNet(nn.Module):
@@ -408,7 +429,7 @@ class PixelCNNpp(Autoregressive):
         return context
 
     @torch.no_grad()
-    def initialise(self, x: Tensor, y: Tensor | None = None) -> None:
+    def initialise(self, x: Tensor, y: Tensor | None = None, *, again: bool = False) -> None:
         """Data-dependent initialisation (1602.07868, section 3): scale and shift each convolution
         so that over this batch its outputs have mean 0 and standard deviation ``gain``.
 
@@ -418,7 +439,21 @@ class PixelCNNpp(Autoregressive):
         Args:
             x: levels ``(B, C, H, W)``, some hundred items of the data.
             y: as in ``log_prob``.
+            again: whether a model that is initialised or trained may be initialised anew, which
+                undoes what it has learned.
+
+        Raises:
+            ValueError: ``x`` or ``y`` does not fit, there is no item, or the model isn't fresh.
         """
+        self.check(x)
+        self.context(y, len(x))
+        if not len(x):
+            raise ValueError("x must have at least one item, got none: it sets the scales")
+        if not again and any(bool(cast(Tensor, conv.bias).any()) for conv in self._convolutions()):
+            raise ValueError(
+                "again must be True to initialise a model that was initialised or trained, got "
+                "False; initialise a new model, or give again=True to lose what this one learned"
+            )
 
         def normalise(conv: nn.Module, _: object, out: Tensor) -> Tensor:
             std, mean = torch.std_mean(out, (0, 2, 3), correction=0)
@@ -428,8 +463,7 @@ class PixelCNNpp(Autoregressive):
             bias.copy_((bias - mean) * factor)
             return (out - mean[:, None, None]) * factor[:, None, None]
 
-        convs = [m for m in self.modules() if isinstance(m, ShiftedConv2d | ShiftedConvTranspose2d)]
-        hooks = [conv.register_forward_hook(normalise) for conv in convs]
+        hooks = [conv.register_forward_hook(normalise) for conv in self._convolutions()]
         try:
             with evaluating(self):
                 self(x, y)
@@ -437,17 +471,20 @@ class PixelCNNpp(Autoregressive):
             for hook in hooks:
                 hook.remove()
 
+    def _convolutions(self) -> list[Shifted]:
+        return [module for module in self.modules() if isinstance(module, Shifted)]
+
     def places(self, shape: Sequence[int]) -> Iterator[Place]:
         """Row by row, pixel by pixel: ``(i, j)``."""
         return product(range(shape[1]), range(shape[2]))
 
     @torch.no_grad()
+    @evaluates
     def generate(self, rule: Rule, n: int, y: Tensor | None = None) -> Tensor:
         """See ``Autoregressive``. The stream ``u``, which knows only the rows above, is computed
         for a whole row as it begins, ``ul`` pixel by pixel; neither has dropout here."""
-        context = self.context(y, n)
+        x, context = self.blank(n), self.context(y, n)
         _, height, width = self.data_shape
-        x = self.blank(n)
         first_u, first_above = (c.by_row(n, width) for c in (self.first_u, self.first_above))
         first_left, head = (c.by_pixel(n, width) for c in (self.first_left, self.head))
         rows = _steps(self.u, n, width, context, lambda c, *at: c.by_row(*at))

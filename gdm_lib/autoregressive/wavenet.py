@@ -29,9 +29,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gdm_lib._inputs import a_tensor, batch_of, check, check_count, levels_of, not_finite
 from gdm_lib.autoregression import Autoregressive, Place, Queues, Rule
 from gdm_lib.likelihoods import Categorical, check_levels
-from gdm_lib.nn import gate
+from gdm_lib.nn import evaluates, gate
 
 __all__ = [
     "CausalConv1d",
@@ -80,22 +81,32 @@ def mu_law_encode(x: Tensor, levels: int = 256, *, mu: float = 255.0) -> Tensor:
 
     Args:
         x: amplitudes in [-1, 1], of any shape.
-        levels: how many there are; level 0 is -1, the last one is 1.
-        mu: how much finer the steps are near silence.
+        levels: how many there are, at least 2; level 0 is -1, the last one is 1.
+        mu: how much finer the steps are near silence; positive.
 
     Returns:
         int64 levels, of the shape of ``x``.
 
     Raises:
-        ValueError: ``x`` isn't floating or leaves [-1, 1].
+        TypeError: ``x`` is no tensor.
+        ValueError: ``x`` isn't floating or leaves [-1, 1], or ``levels`` or ``mu`` is too small.
     """
+    check("x", x, a_tensor)
+    _check_law(levels, mu)
     if not x.is_floating_point():
-        raise ValueError(f"x must hold floating amplitudes in [-1, 1], got {x.dtype}")
+        cure = _amplitudes(x, "x")
+        raise ValueError(
+            f"x must hold floating amplitudes in [-1, 1], got {x.dtype}"
+            f"{f'; take {cure}' if cure else ''}"
+        )
+    if where := not_finite(x):
+        raise ValueError(f"x must hold amplitudes in [-1, 1], got {where}")
     if not bool((x.abs() <= 1).all()):
         raise ValueError(
             f"x must hold amplitudes in [-1, 1], got {float(x.min()):.4g} to {float(x.max()):.4g}; "
-            "divide it by the largest magnitude"
+            f"divide it by the largest magnitude, {_amplitudes(x, 'x')}"
         )
+    x = x.to(torch.promote_types(x.dtype, torch.float32))  # 16 bits can't tell 65,536 levels
     compressed = x.sign() * torch.log1p(mu * x.abs()) / math.log1p(mu)
     return ((compressed + 1) / 2 * (levels - 1)).round().long()
 
@@ -104,11 +115,43 @@ def mu_law_decode(x: Tensor, levels: int = 256, *, mu: float = 255.0) -> Tensor:
     """The amplitude that a level stands for: int64 levels -> ``[-1, 1]``, the same shape.
 
     Raises:
-        ValueError: ``x`` isn't int64 or holds levels out of range.
+        TypeError: ``x`` is no tensor.
+        ValueError: ``x`` isn't int64 or holds levels out of range, or ``levels`` or ``mu`` is too
+            small.
     """
+    _check_law(levels, mu)
     check_levels("x", x, levels)
     compressed = x.to(torch.get_default_dtype()) * (2 / (levels - 1)) - 1
-    return compressed.sign() * torch.expm1(compressed.abs() * math.log1p(mu)) / mu
+    decoded = compressed.sign() * torch.expm1(compressed.abs() * math.log1p(mu)) / mu
+    return decoded.clamp(-1, 1)  # rounding leaves the interval for many mu
+
+
+def _check_law(levels: int, mu: float) -> None:
+    if levels < 2 or not 0 < mu < math.inf:
+        raise ValueError(
+            f"levels must be at least 2 and mu positive and finite, got levels={levels}, mu={mu}"
+        )
+
+
+FULL_SCALE = {torch.int8: 2**7, torch.int16: 2**15, torch.int32: 2**31}
+"""The magnitude that is 1 in files of such samples."""
+
+
+def _amplitudes(x: Tensor, expression: str) -> str:
+    """Samples as sound files hold them, or too loud ones: an expression for their amplitudes."""
+    if x.dtype == torch.uint8:
+        return f"({expression} / 128 - 1)"
+    if x.dtype in FULL_SCALE:
+        return f"{expression} / {FULL_SCALE[x.dtype]}"
+    if not x.is_floating_point() or x.numel() == 0 or bool((x.abs() <= 1).all()):
+        return expression if x.is_floating_point() else ""
+    return f"{expression} / {expression}.abs().max()"
+
+
+def _sound(x: Tensor, expression: str, levels: int) -> str:
+    """An expression for the levels of what isn't levels: see ``levels_of``."""
+    amplitudes = _amplitudes(x, expression)
+    return f"mu_law_encode({amplitudes}, {levels})" if amplitudes else ""
 
 
 # Sections 2.3 and 2.4: gated units and residual connections
@@ -232,12 +275,13 @@ class WaveNet(Autoregressive):
 
     def check(self, x: Tensor) -> None:
         """See ``Autoregressive``; of any length."""
-        if x.ndim != 2 or not x.shape[1]:
-            raise ValueError(
-                f"x must be a batch of shape (B, T), T at least 1, got {tuple(x.shape)}; a single "
-                "item needs x[None]"
-            )
-        check_levels("x", x, self.levels)
+        check(
+            "x",
+            x,
+            a_tensor,
+            batch_of((-1,), "(B, T), T at least 1"),
+            levels_of(self.levels, _sound),
+        )
 
     def context(self, y: Tensor | None, n: int, length: int | None = None) -> Tensor | None:
         """See ``Autoregressive``; ``(n, F, 1)`` or ``(n, F, length)``."""
@@ -280,13 +324,13 @@ class WaveNet(Autoregressive):
         """The same model, weights shared, that samples items of that length."""
         if length is None:
             return self
-        if length < 1:
-            raise ValueError(f"length must be at least 1, got {length}")
+        length = check_count("length", length, 1)
         twin = copy(self)
         twin.data_shape = (length,)
         return twin
 
     @torch.no_grad()
+    @evaluates
     def generate(
         self, rule: Rule, n: int, y: Tensor | None = None, length: int | None = None
     ) -> Tensor:

@@ -4,24 +4,34 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import http.client
+import io
 import os
+import socket
+import ssl
+import string
 import sys
-import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http.client import HTTPException
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
+from urllib import request
 from urllib.error import HTTPError, URLError
-from urllib.parse import urlsplit
-from urllib.request import urlopen
+from urllib.parse import quote, urlsplit, urlunsplit
 
 from tqdm import tqdm
 
+from gdm_lib._files import open_plain, replacing
+
 __all__ = ["DataError", "RemoteFile", "cache_dir", "fetch"]
 
-TIMEOUT = 30  # seconds without a byte
+TIMEOUT = 30  # seconds without a byte, and the head start that MIN_RATE leaves
+MIN_RATE = 10_000  # bytes a second, on the average since the first request
+MAX_HEAD = 1 << 20  # bytes of all that comes before what was asked for, redirections included
+MAX_REDIRECTIONS = 5
 CHUNK = 1 << 18
 
 
@@ -56,10 +66,22 @@ def cache_dir() -> Path:
 
     ``GDM_DATA_DIR`` if it is set; else ``data/cache`` of the checkout that this package runs from;
     else the user's cache folder. It needn't exist yet.
+
+    Raises:
+        DataError: ``GDM_DATA_DIR`` begins with the home folder of somebody whom the system doesn't
+            know, or the user's own isn't known.
     """
     chosen = os.environ.get("GDM_DATA_DIR")
-    if chosen:
-        return Path(chosen).expanduser()
+    try:
+        return Path(chosen).expanduser() if chosen else _default_dir()
+    except RuntimeError as error:
+        raise DataError(
+            f"the folder of the data can't be found ({error}): GDM_DATA_DIR is {chosen!r}; set it "
+            "to the path of a folder"
+        ) from error
+
+
+def _default_dir() -> Path:
     checkout = Path(__file__).resolve().parents[2]
     if (checkout / "pyproject.toml").is_file() and (checkout / "data").is_dir():
         return checkout / "data" / "cache"
@@ -81,14 +103,18 @@ def fetch(file: RemoteFile) -> Path:
     ``GDM_MIRROR`` replaces the official addresses: a base such as ``file:///srv/data`` or
     ``http://127.0.0.1:8000``, below which files lie as in the cache, or at their ``mirror_path``.
 
+    A source that sends less than ``MIN_RATE``, or nothing at all for ``TIMEOUT`` seconds, is given
+    up.
+
     Raises:
-        DataError: no network, an HTTP error, a cut or altered file, a full disk, or a cache that
-            can't be written. The cache is then as it was before.
+        DataError: no network, an HTTP error, a cut or altered file, a source that is too slow, a
+            full disk, or a cache that can't be read or written. The cache is then as it was before.
     """
     path = cache_dir() / file.path
-    damaged = path.exists() and not _intact(path, file)
-    if path.exists() and not damaged:
+    intact = _intact(path, file)
+    if intact:
         return path
+    damaged = intact is not None
     faults = []
     for url in _addresses(file):
         try:
@@ -113,7 +139,11 @@ def _addresses(file: RemoteFile) -> tuple[str, ...]:
     mirror = os.environ.get("GDM_MIRROR")
     if not mirror:
         return file.urls
-    if urlsplit(mirror).scheme not in ("file", "http", "https"):
+    try:
+        known = urlsplit(mirror).scheme in ("file", "http", "https")
+    except ValueError:
+        known = False
+    if not known:
         raise DataError(
             "GDM_MIRROR must be a base address that begins with file://, http:// or https://, "
             f"got {mirror!r}; set it to one, or unset it to use the official addresses"
@@ -121,11 +151,17 @@ def _addresses(file: RemoteFile) -> tuple[str, ...]:
     return (f"{mirror.rstrip('/')}/{file.mirror_path or file.path}",)
 
 
-def _intact(path: Path, file: RemoteFile) -> bool:
+def _intact(path: Path, file: RemoteFile) -> bool | None:
+    """Whether the file in the cache is the one that it should be; None if there is none."""
     try:
-        with path.open("rb") as stream:
+        with open_plain(path) as stream:
+            # The wrong length is found without a look at what may be a terabyte.
+            if os.fstat(stream.fileno()).st_size != file.size:
+                return False
             return hashlib.file_digest(stream, "sha256").hexdigest() == file.sha256
-    except OSError as error:
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
         raise DataError(
             f"{path} can't be read ({error}); mend or delete it, or set GDM_DATA_DIR to "
             "another folder"
@@ -133,32 +169,22 @@ def _intact(path: Path, file: RemoteFile) -> bool:
 
 
 def _download(url: str, path: Path, file: RemoteFile) -> None:
-    with _disk_errors(path, file):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    part = Path(name)
-    try:
-        # Opened here so that the handle is closed whatever the network does.
-        with _disk_errors(path, file), os.fdopen(handle, "wb") as out:
-            digest = hashlib.sha256()
-            received = 0
-            for chunk in _unpacked(url, file) if file.unpack else _chunks(url, file):
-                out.write(chunk)
-                digest.update(chunk)
+    chunks = _unpacked(url, file) if file.unpack else _chunks(url, file)
+    digest, received = hashlib.sha256(), 0
+    with _disk_errors(path, file), replacing(path) as part:
+        with part.open("wb") as out:
+            for chunk in chunks:
                 received += len(chunk)
-            if received != file.size:
-                raise _SourceError(f"{received} bytes came, expected {file.size}")
-            if digest.hexdigest() != file.sha256:
-                raise _SourceError(
-                    f"what came has SHA-256 {digest.hexdigest()}, expected {file.sha256}"
-                )
-            out.flush()
-            os.fsync(out.fileno())
-        with _disk_errors(path, file):
-            part.chmod(0o644)  # mkstemp's own 0600 would hide a shared cache from others
-            part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+                if received > file.size:
+                    break
+                digest.update(chunk)
+                out.write(chunk)
+        if received != file.size:
+            raise _SourceError(f"{received} bytes came, expected {file.size}")
+        if digest.hexdigest() != file.sha256:
+            raise _SourceError(
+                f"what came has SHA-256 {digest.hexdigest()}, expected {file.sha256}"
+            )
 
 
 def _unpacked(url: str, file: RemoteFile) -> Iterator[bytes]:
@@ -169,39 +195,167 @@ def _unpacked(url: str, file: RemoteFile) -> Iterator[bytes]:
     try:
         content = file.unpack(archive)
     except ValueError as error:
-        raise _SourceError(f"what came can't be unpacked ({error})") from error
+        raise _SourceError(f"what came can't be unpacked ({_line(error)})") from error
     yield content
 
 
 def _chunks(url: str, file: RemoteFile) -> Iterator[bytes]:
     """The bytes at ``url``, with a progress bar; every fault of the source as one error."""
+    pace = _Pace(time.monotonic())
     with _source_errors():
-        response: BinaryIO = urlopen(url, timeout=TIMEOUT)
+        response = _opened(url, pace)
     total = None if file.unpack else file.size  # how long an archive is can't be known
     bar = tqdm(total=total, unit="B", unit_scale=True, desc=Path(file.path).name, leave=False)
     with response, bar:
-        received = 0
-        while received <= file.size:  # a server that sends without end is cut off
+        while pace.received <= file.size:  # a server that sends without end is cut off
             with _source_errors():
-                chunk = response.read(CHUNK)
+                chunk = response.read1(CHUNK)
             if not chunk:
                 return
-            received += len(chunk)
+            pace.received += len(chunk)
             bar.update(len(chunk))
             yield chunk
+
+
+# -- what a server may do
+
+
+@dataclass
+class _Pace:
+    """How long a source may still take."""
+
+    start: float
+    before: int = 0  # bytes that came before those that were asked for
+    received: int = 0  # and of those
+
+    def left(self) -> float:
+        """Seconds that the next bytes may take.
+
+        Raises:
+            _SourceError: the time is over.
+        """
+        now = time.monotonic()
+        end = self.start + TIMEOUT + self.received / MIN_RATE
+        if now >= end:
+            raise _SourceError(
+                f"it is too slow: {self.received:,} bytes came in {now - self.start:.1f} s, where "
+                f"{MIN_RATE:,} a second are the least"
+            )
+        return min(TIMEOUT, end - now)
+
+
+class _Paced(io.RawIOBase):
+    """What a socket receives, in the time that there is for it."""
+
+    def __init__(self, raw: io.RawIOBase, sock: socket.socket, pace: _Pace) -> None:
+        self.raw, self.sock, self.pace = raw, sock, pace
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        self.sock.settimeout(self.pace.left())
+        count = self.raw.readinto(buffer)
+        if not self.pace.received:
+            self.pace.before += count or 0
+            if self.pace.before > MAX_HEAD + CHUNK:  # of the content, a chunk may be among them
+                raise _SourceError(f"more than {MAX_HEAD:,} bytes of headers and redirections came")
+        return count
+
+    def close(self) -> None:
+        self.raw.close()
+        super().close()
+
+
+class _Response(http.client.HTTPResponse):
+    def __init__(self, sock: socket.socket, *args: Any, pace: _Pace, **kwargs: Any) -> None:
+        super().__init__(sock, *args, **kwargs)
+        self.fp = io.BufferedReader(_Paced(self.fp.detach(), sock, pace))
+
+
+class _Redirections(request.HTTPRedirectHandler):
+    max_redirections = MAX_REDIRECTIONS
+    max_repeats = 2
+
+
+class _Handler(request.AbstractHTTPHandler):
+    """Plain and encrypted connections, each kept to the pace."""
+
+    http_request = https_request = request.AbstractHTTPHandler.do_request_
+
+    def __init__(self, pace: _Pace) -> None:
+        super().__init__()
+        self.pace = pace
+
+    def http_open(self, req: request.Request) -> http.client.HTTPResponse:
+        return self.do_open(partial(self._connection, http.client.HTTPConnection), req)
+
+    def https_open(self, req: request.Request) -> http.client.HTTPResponse:
+        kind = partial(http.client.HTTPSConnection, context=ssl.create_default_context())
+        return self.do_open(partial(self._connection, kind), req)
+
+    def _connection(self, kind: Any, host: str, timeout: float, **kwargs: Any) -> Any:
+        connection = kind(host, timeout=self.pace.left(), **kwargs)
+        connection.response_class = partial(_Response, pace=self.pace)
+        return connection
+
+
+def _opened(url: str, pace: _Pace) -> io.BufferedReader | http.client.HTTPResponse:
+    """What is at an address. Of all that urllib can open, only http, https and plain files."""
+    parts = urlsplit(url)
+    if parts.scheme == "file":
+        if parts.netloc not in ("", "localhost"):
+            raise _SourceError("a file's address has no host: it begins with file:///")
+        return open_plain(Path(request.url2pathname(parts.path)))
+    opener = request.OpenerDirector()
+    for handler in (
+        request.ProxyHandler(),
+        request.UnknownHandler(),
+        request.HTTPDefaultErrorHandler(),
+        request.HTTPErrorProcessor(),
+        _Redirections(),
+        _Handler(pace),
+    ):
+        opener.add_handler(handler)
+    return opener.open(_in_ascii(url), timeout=TIMEOUT)
+
+
+def _in_ascii(url: str) -> str:
+    """An address as a server is asked for it: its path percent-encoded, its host in IDNA."""
+    parts = urlsplit(url)
+    host = parts.netloc if parts.netloc.isascii() else parts.netloc.encode("idna").decode()
+    path, query = (
+        quote(part, safe=string.punctuation, errors="surrogateescape")
+        for part in (parts.path, parts.query)
+    )
+    return urlunsplit((parts.scheme, host, path, query, ""))
 
 
 @contextmanager
 def _source_errors() -> Iterator[None]:
     try:
         yield
+    except _SourceError:
+        raise
     except HTTPError as error:
         error.close()
-        raise _SourceError(f"the server answered {error.code} {error.reason}") from error
+        raise _SourceError(f"the server answered {error.code} {_line(error.reason)}") from error
     except URLError as error:
-        raise _SourceError(str(error.reason)) from error
-    except (OSError, HTTPException) as error:
-        raise _SourceError(f"the connection broke ({error})") from error
+        raise _SourceError(_line(error.reason)) from error
+    except (OSError, http.client.HTTPException) as error:
+        raise _SourceError(f"the connection broke ({_line(error)})") from error
+    # An address that can't be one, given by a redirection or GDM_MIRROR: urllib, http.client and
+    # socket raise UnicodeError, OverflowError, AttributeError and more, each at its own point.
+    except Exception as error:
+        raise _SourceError(
+            f"its address or its answer is malformed ({type(error).__name__}: {_line(error)})"
+        ) from error
+
+
+def _line(told: object) -> str:
+    """What a server may have written, as a short line that can be printed anywhere."""
+    text = str(told).encode("ascii", "backslashreplace").decode()
+    return "".join(c if c.isprintable() else " " for c in text)[:300]
 
 
 @contextmanager

@@ -7,19 +7,17 @@ after the other, in the order of their names. Data card: ``data/fsdd.md``.
 
 from __future__ import annotations
 
-import gzip
 import io
-import lzma
-import tarfile
 import wave
-import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import torch
 from torch import Tensor
 
+from gdm_lib._files import read_plain
 from gdm_lib.data._download import DataError, RemoteFile, fetch
+from gdm_lib.data._packed import gunzip, tar_files, unxz
 from gdm_lib.data.splits import Splits
 
 __all__ = [
@@ -170,9 +168,6 @@ def _names() -> dict[str, tuple[int, int, int]]:
     return dict(sorted(names.items()))
 
 
-_DAMAGED = (OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError)
-
-
 def _unpack(archive: bytes) -> bytes:
     """The recordings of a gzipped or xz-compressed tar, one after the other.
 
@@ -181,26 +176,22 @@ def _unpack(archive: bytes) -> bytes:
     Raises:
         ValueError: it isn't such an archive, would be too large, or lacks a recording.
     """
-    packed = io.BytesIO(archive)
     names = _names()
-    found = {}
+    found: dict[str, bytes] = {}
     try:
-        with lzma.open(packed) if archive[:1] == b"\xfd" else gzip.open(packed) as stream:
-            content = stream.read(MAX_UNPACKED + 1)
+        content = (unxz if archive[:1] == b"\xfd" else gunzip)(archive, MAX_UNPACKED)
         if len(content) > MAX_UNPACKED:
             raise ValueError(f"it holds more than {MAX_UNPACKED >> 20} MB")
-        # "r:" takes a plain tar only: nothing in it is decompressed once more.
-        with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
-            for member in tar:
-                place = PurePosixPath(member.name)
-                if place.parent.name != "recordings" or place.name not in names:
-                    continue
-                if not member.isreg() or member.issparse():  # links; holes, which take no bytes
-                    raise ValueError(f"{member.name} is not a plain file")
-                data = tar.extractfile(member)
-                assert data is not None  # it is a plain file
-                found[place.name] = data.read()
-    except (*_DAMAGED, OverflowError) as error:  # tarfile overflows on a length past all reason
+        for member, kind, data in tar_files(content):
+            place = PurePosixPath(member)
+            if place.parent.name != "recordings" or place.name not in names:
+                continue
+            if kind != "0":
+                raise ValueError(f"{member} is not a plain file")
+            if place.name in found:
+                raise ValueError(f"it holds {place.name} twice")
+            found[place.name] = data
+    except ValueError as error:
         raise ValueError(f"it is not a whole .tar.gz or .tar.xz file: {error}") from error
     missing = [name for name in names if name not in found]
     if missing:
@@ -216,7 +207,10 @@ def _read_wavs(path: Path) -> dict[tuple[int, int, int], Tensor]:
     A wav file is a RIFF chunk: ``RIFF``, the length of what follows as a little-endian 32-bit
     integer, and that much. So each tells where the next one begins.
     """
-    raw = path.read_bytes()
+    try:
+        raw = read_plain(path, MAX_UNPACKED)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} can't be read ({error}); delete it and load it again") from error
     sounds = {}
     end = 0
     for name, key in _names().items():
@@ -237,7 +231,7 @@ def _read_wav(raw: bytes, name: str) -> Tensor:
             form = (file.getframerate(), file.getnchannels(), 8 * file.getsampwidth())
             count = file.getnframes()
             samples = file.readframes(count)
-    except (wave.Error, EOFError, RuntimeError) as error:  # the last for a chunk that is too long
+    except (wave.Error, EOFError, RuntimeError) as error:  # the last of a chunk that is too long
         raise DataError(
             f"{name} is not a whole wav file ({error}); delete the folder from the cache and load "
             "it again"

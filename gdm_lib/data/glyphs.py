@@ -16,10 +16,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import string
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,7 @@ LEVELS = 256
 """Levels of a pixel in each channel: 0..255, divided by 255."""
 
 MIN_CONTRAST = 0.3
+MAX_HEADER = 10_000  # bytes of a file of the cache beside the pictures
 RENDERING = 1  # to be raised when the same factors give other pixels: it names the cached files
 
 
@@ -240,6 +242,7 @@ def load(
     Raises:
         ValueError: an argument is out of range, or a font lacks a character.
     """
+    _check_size(size)
     key = (
         (RENDERING, matplotlib.__version__, n_train, n_test, size, colour, characters),
         (*fonts,),
@@ -247,28 +250,31 @@ def load(
     )
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]
     path = cache_dir() / "glyphs" / f"{digest}.safetensors"
-    try:
-        tensors, _ = _tensorfile.read(path)
-    except (OSError, ValueError):  # not there, or damaged: both are mended by drawing
 
-        def part(n: int, generator: torch.Generator) -> dict[str, Tensor]:
-            factors = sample_factors(
-                n,
-                colour=colour,
-                characters=characters,
-                fonts=fonts,
-                slant=slant,
-                rotation=rotation,
-                scale=scale,
-                shift=shift,
-                generator=generator,
-            )
-            return {"x": _draw_levels(factors, size, characters), **vars(factors)}
+    def part(n: int, generator: torch.Generator) -> Factors:
+        return sample_factors(
+            n,
+            colour=colour,
+            characters=characters,
+            fonts=fonts,
+            slant=slant,
+            rotation=rotation,
+            scale=scale,
+            shift=shift,
+            generator=generator,
+        )
 
-        parts = vars(drawn(part, n_train, n_test, seed))
-        tensors = {f"{p}.{name}": value for p in parts for name, value in parts[p].items()}
-        _keep(path, tensors)
-    return Splits(_part(tensors, "train"), _part(tensors, "test"))
+    # Drawn again each time, which costs nothing beside the pictures: what isn't kept can't differ.
+    factors = vars(drawn(part, n_train, n_test, seed))
+    levels = _kept(
+        path, {name: (len(f), f.ink.shape[1], size, size) for name, f in factors.items()}
+    )
+    if levels is None:
+        levels = {name: _draw_levels(f, size, characters) for name, f in factors.items()}
+        _keep(path, levels)
+    return Splits(
+        *(Glyphs(from_levels(levels[name], LEVELS), f.character, f) for name, f in factors.items())
+    )
 
 
 def sample_factors(
@@ -336,9 +342,13 @@ def draw(factors: Factors, *, size: int = 32, characters: str = CHARACTERS) -> T
     return from_levels(_draw_levels(factors, size, characters), LEVELS)
 
 
-def _draw_levels(factors: Factors, size: int, characters: str) -> Tensor:
+def _check_size(size: int) -> None:
     if size < 8:
         raise ValueError(f"size must be at least 8 pixels, got {size}")
+
+
+def _draw_levels(factors: Factors, size: int, characters: str) -> Tensor:
+    _check_size(size)
     n, channels = len(factors), factors.ink.shape[1]
     levels = torch.empty(n, channels, size, size, dtype=torch.uint8)
     poses = _poses(factors, size)
@@ -412,9 +422,22 @@ def _with_contrast(ink: Tensor, paper: Tensor) -> Tensor:
     return torch.where(enough[:, None], ink, moved)
 
 
-def _keep(path: Path, tensors: dict[str, Tensor]) -> None:
+def _kept(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor] | None:
+    """The pictures that ``_keep`` kept; None if they are not there, or not as they were."""
+    most = sum(map(math.prod, shapes.values())) + MAX_HEADER
     try:
-        _tensorfile.write(path, tensors, {})
+        levels, metadata = _tensorfile.read(path, most)
+    except (OSError, ValueError):
+        return None
+    found = {name: tuple(tensor.shape) for name, tensor in levels.items()}
+    if found != shapes or any(tensor.dtype != torch.uint8 for tensor in levels.values()):
+        return None
+    return levels if metadata.get("sha256") == _digest(levels) else None
+
+
+def _keep(path: Path, levels: dict[str, Tensor]) -> None:
+    try:
+        _tensorfile.write(path, levels, {"sha256": _digest(levels)})
     except OSError as error:
         warnings.warn(
             f"the glyphs could not be kept at {path} ({error}) and will be drawn again next "
@@ -423,6 +446,8 @@ def _keep(path: Path, tensors: dict[str, Tensor]) -> None:
         )
 
 
-def _part(tensors: dict[str, Tensor], part: str) -> Glyphs:
-    factors = Factors(**{field.name: tensors[f"{part}.{field.name}"] for field in fields(Factors)})
-    return Glyphs(from_levels(tensors[f"{part}.x"], LEVELS), factors.character, factors)
+def _digest(levels: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(levels):
+        digest.update(levels[name].numpy().tobytes())
+    return digest.hexdigest()

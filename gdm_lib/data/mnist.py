@@ -5,15 +5,15 @@ The files are the original IDX ones. Data cards: ``data/mnist.md``, ``data/fashi
 
 from __future__ import annotations
 
-import gzip
 import math
-import zlib
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from gdm_lib._files import read_plain
 from gdm_lib.data._download import DataError, RemoteFile, fetch
+from gdm_lib.data._packed import gunzip
 from gdm_lib.data.levels import from_levels
 from gdm_lib.data.splits import Labelled, Splits
 
@@ -37,6 +37,9 @@ FASHION_CLASSES = (
 """The names of Fashion-MNIST's classes, in the order of their labels."""
 
 SIDE = 28
+CLASSES = 10
+MAX_PACKED = 1 << 25  # bytes; the largest file has 26 MB
+MAX_DATA = 60_000 * SIDE**2
 
 # The host of the original page, yann.lecun.com, refuses downloads; these two serve the same bytes.
 _MNIST_HOSTS = (
@@ -139,6 +142,11 @@ def _labelled(images: Tensor, labels: Tensor) -> Labelled:
             f"expected images (N, {SIDE}, {SIDE}) and labels (N,), got {tuple(images.shape)} and "
             f"{tuple(labels.shape)}; delete the folder from the cache and load it again"
         )
+    if int(labels.max()) >= CLASSES:
+        raise DataError(
+            f"expected labels from 0 to {CLASSES - 1}, got one of {int(labels.max())}; delete the "
+            "folder from the cache and load it again"
+        )
     return Labelled(from_levels(images, LEVELS)[:, None], labels.long())
 
 
@@ -146,25 +154,32 @@ def _read_idx(path: Path) -> Tensor:
     """The bytes of a gzipped IDX file, uint8, in the shape that its header states.
 
     The header is two zero bytes, 8 for unsigned bytes, the number of dimensions, and each dimension
-    as a big-endian 32-bit integer.
+    as a big-endian 32-bit integer. Nothing is unpacked beyond what it states.
     """
     try:
-        raw = gzip.decompress(path.read_bytes())
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(
-            f"{path} is not a whole gzip file ({error}); delete it and load it again"
-        ) from error
-    if len(raw) < 4 or raw[:3] != b"\0\0\x08" or len(raw) < 4 + 4 * raw[3]:
-        raise DataError(
-            f"{path} should begin with the header of an IDX file of unsigned bytes, 00 00 08, got "
-            f"{raw[:4].hex(' ')}; delete it and load it again"
-        )
-    start = 4 + 4 * raw[3]
-    shape = [int.from_bytes(raw[i : i + 4], "big") for i in range(4, start, 4)]
-    if len(raw) - start != math.prod(shape):
-        raise DataError(
-            f"{path} has {len(raw) - start} bytes of data, its header states {shape}; delete it "
-            "and load it again"
-        )
+        packed = read_plain(path, MAX_PACKED)
+        head = gunzip(packed, 4)[:4]
+        if head not in (b"\0\0\x08\x01", b"\0\0\x08\x03"):
+            raise ValueError(
+                "it should begin with the header of an IDX file of unsigned bytes in one dimension "
+                f"or three, 00 00 08 and 01 or 03, got {head.hex(' ')}"
+            )
+        start = 4 + 4 * head[3]
+        head = gunzip(packed, start)[:start]
+        shape = [int.from_bytes(head[i : i + 4], "big") for i in range(4, len(head), 4)]
+        size = math.prod(shape)
+        if len(head) < start or not 0 < size <= MAX_DATA:
+            raise ValueError(
+                f"the header of an IDX file should state 1 to {MAX_DATA:,} bytes of data, but "
+                f"states {shape}"
+            )
+        raw = gunzip(packed, start + size)
+        if len(raw) != start + size:
+            least = "at least " * (len(raw) > start + size)
+            raise ValueError(
+                f"it has {least}{len(raw) - start} bytes of data, its header states {shape}"
+            )
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} can't be read: {error}; delete it and load it again") from error
     # A bytearray, since torch warns of memory that it can't write to.
     return torch.frombuffer(bytearray(raw[start:]), dtype=torch.uint8).reshape(shape)

@@ -7,7 +7,6 @@ import html
 import inspect
 import linecache
 import re
-import sys
 import sysconfig
 import textwrap
 import traceback
@@ -19,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gdm_lib._console import legible
 from gdm_lib.exercises import _sandbox
 
 __all__ = ["Verdict", "Wrong", "check", "describe"]
@@ -49,16 +49,11 @@ class Verdict:
     message: str
 
     def __repr__(self) -> str:
-        mark, word, _ = _LOOK[self.passed]
-        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-        try:
-            f"{mark} {self.message}".encode(encoding)
-        except UnicodeError:  # a console of another code page
-            return f"{word} {self.message}".encode(encoding, "backslashreplace").decode(encoding)
-        return f"{mark} {self.message}"
+        mark, _ = _LOOK[self.passed]
+        return legible(f"{mark} {self.message}")
 
     def _repr_html_(self) -> str:
-        mark, _, colour = _LOOK[self.passed]
+        mark, colour = _LOOK[self.passed]
         name, _, rest = html.escape(self.message).partition(":")
         rest = re.sub(r"`([^`\n]+)`", r"<code>\1</code>", rest)
         # Text keeps the page's own colour, so that it is legible on light and on dark.
@@ -70,9 +65,9 @@ class Verdict:
 
 
 _LOOK = {
-    True: ("✓", "[right]", "#009E73"),
-    False: ("✗", "[wrong]", "#D55E00"),
-    None: ("○", "[open]", "#888888"),
+    True: ("✓", "#009E73"),
+    False: ("✗", "#D55E00"),
+    None: ("○", "#888888"),
 }
 
 

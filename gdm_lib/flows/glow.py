@@ -23,7 +23,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -38,6 +37,15 @@ from gdm_lib.bijections import (
     check_inputs,
     join,
 )
+from gdm_lib.nn import (
+    check_count,
+    check_image,
+    evaluates,
+    exact,
+    moments,
+    through,
+    without_autocast,
+)
 
 __all__ = [
     "ActNorm",
@@ -47,8 +55,8 @@ __all__ = [
     "InvertibleConv",
     "InvertibleConvLU",
     "SplitPrior",
-    "exponential",
-    "sigmoid",
+    "log_exponential",
+    "log_sigmoid",
 ]
 
 ARXIV = "1807.03039"
@@ -61,8 +69,10 @@ class ActNorm(Affine):
     """``z = exp(log_scale) * x + shift``, scale and shift of each channel set so that the first
     batch in training comes out with mean 0 and variance 1; from then on parameters like others.
 
-    That it is done is part of the state: a resumed model isn't initialised again. Where there are
-    several processes, the batch is that of all together, so that they all start from one model.
+    In a ``Flow`` it is ``loss`` that trains: whoever asks for a density or a sample before that
+    initialises nothing. That it is done is part of the state: a resumed model isn't initialised
+    again. Where there are several processes, the batch is that of all together, so that they all
+    start from one model.
 
     Args:
         features: channels, or the features of a vector.
@@ -75,32 +85,27 @@ class ActNorm(Affine):
         self.register_buffer("ready", torch.tensor(False))
 
     @torch.no_grad()
-    def _initialise(self, x: Tensor) -> None:
-        over = [0, *range(2, x.ndim)]
+    def initialise(self, x: Tensor) -> None:
+        """Set scale and shift so that ``x`` comes out with mean 0 and variance 1.
 
-        def mean_of(values: Tensor) -> Tensor:
-            count = values.new_tensor([values.numel() / self.features])
-            sums = torch.cat([values.sum(over), count])
-            if dist.is_available() and dist.is_initialized():
-                dist.all_reduce(sums)
-            return sums[:-1] / sums[-1]
-
-        mean = mean_of(x)
-        var = mean_of((x - mean.view(-1, *[1] * (x.ndim - 2))).square())
+        Raises:
+            ValueError: a channel does not vary.
+        """
+        mean, var = moments(exact(x))
         if not bool((var > 0).all()):
             raise ValueError(
                 "x must vary in every channel of the first batch, which sets the scales, got "
                 f"variances {var.tolist()}; take a larger batch, or dequantise"
             )
         self.log_scale.copy_(-0.5 * var.log())
-        self.shift.copy_(-mean * self.log_scale.exp())
+        self.shift.copy_(-mean * exact(self.log_scale).exp())
         self.ready.fill_(True)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """``(B, features, ...)`` -> the same shape; the first call in training initialises."""
         check_inputs("x", x, (self.features, *x.shape[2:]), context)
         if self.training and not self.ready:
-            self._initialise(x)
+            self.initialise(x)
         return super().forward(x)
 
 
@@ -125,7 +130,8 @@ class InvertibleConv(nn.Module):
 
     def matrix(self) -> tuple[Tensor, Tensor]:
         """``W`` and ``log |det W|``."""
-        return self.weight, torch.linalg.slogdet(self.weight).logabsdet
+        weight = exact(self.weight)
+        return weight, torch.linalg.slogdet(weight).logabsdet
 
     def inverse_matrix(self) -> tuple[Tensor, Tensor]:
         """``W^-1`` and ``log |det W|``; ``torch.linalg.LinAlgError`` if ``W`` is singular."""
@@ -135,14 +141,18 @@ class InvertibleConv(nn.Module):
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """``(B, c, ...)`` -> the same shape."""
         check_inputs("x", x, (self.features, *x.shape[2:]), context)
-        weight, logdet = self.matrix()
-        return _mix(weight, x), (logdet * math.prod(x.shape[2:])).expand(len(x))
+        with without_autocast(x):
+            weight, logdet = self.matrix()
+            mixed = _mix(weight, exact(x))
+        return mixed, (logdet * math.prod(x.shape[2:])).expand(len(x))
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Mixes by the inverse matrix, of which one serves all pixels."""
         check_inputs("z", z, (self.features, *z.shape[2:]), context)
-        weight, logdet = self.inverse_matrix()
-        return _mix(weight, z), (-logdet * math.prod(z.shape[2:])).expand(len(z))
+        with without_autocast(z):
+            weight, logdet = self.inverse_matrix()
+            mixed = _mix(weight, exact(z))
+        return mixed, (-logdet * math.prod(z.shape[2:])).expand(len(z))
 
 
 def _mix(weight: Tensor, x: Tensor) -> Tensor:
@@ -170,13 +180,14 @@ class InvertibleConvLU(InvertibleConv):
 
     def _factors(self) -> tuple[Tensor, Tensor]:
         """``L`` without its ones, and ``U + diag(s)``."""
-        upper = self.upper.triu(1) + torch.diag(self.sign * self.log_s.exp())
-        return self.lower.tril(-1), upper
+        upper = exact(self.upper).triu(1) + torch.diag(self.sign * exact(self.log_s).exp())
+        return exact(self.lower).tril(-1), upper
 
     def matrix(self) -> tuple[Tensor, Tensor]:
         """``W`` and ``log |det W| = sum_i log |s_i|`` (equation 11)."""
         lower, upper = self._factors()
-        return self.permutation @ torch.addmm(upper, lower, upper), self.log_s.sum()
+        weight = exact(self.permutation) @ torch.addmm(upper, lower, upper)
+        return weight, exact(self.log_s).sum()
 
     def inverse_matrix(self) -> tuple[Tensor, Tensor]:
         """``W^-1`` by two triangular solves, and ``log |det W|``."""
@@ -187,9 +198,9 @@ class InvertibleConvLU(InvertibleConv):
             unit = lower + torch.eye(self.features).to(lower)
             return inverse @ _unit_inverse(unit) @ self.permutation.T, self.log_s.sum()
         half = torch.linalg.solve_triangular(
-            lower, self.permutation.T, upper=False, unitriangular=True
+            lower, exact(self.permutation).T, upper=False, unitriangular=True
         )
-        return torch.linalg.solve_triangular(upper, half, upper=True), self.log_s.sum()
+        return torch.linalg.solve_triangular(upper, half, upper=True), exact(self.log_s).sum()
 
 
 def _unit_inverse(triangular: Tensor) -> Tensor:
@@ -210,13 +221,13 @@ def _unit_inverse(triangular: Tensor) -> Tensor:
 # Section 3.3: affine coupling
 
 
-def exponential(raw: Tensor) -> Tensor:
-    """``s = exp(raw)``, as in table 1; its log."""
+def log_exponential(raw: Tensor) -> Tensor:
+    """``log s`` of ``s = exp(raw)``, as in table 1."""
     return raw
 
 
-def sigmoid(raw: Tensor) -> Tensor:
-    """``s = sigmoid(raw + 2)``, as in the authors' code: bounded, 0.88 at the start; its log."""
+def log_sigmoid(raw: Tensor) -> Tensor:
+    """``log s`` of ``s = sigmoid(raw + 2)``, as in the authors' code: bounded, 0.88 at first."""
     return F.logsigmoid(raw + 2)
 
 
@@ -247,7 +258,7 @@ class Coupling(nn.Module):
     Args:
         features: channels, even.
         net: ``NN``, from ``features / 2 + context_dim`` to ``features`` channels.
-        log_scale: makes ``log s`` of the network's output, ``sigmoid`` or ``exponential``;
+        log_scale: makes ``log s`` of the network's output, ``log_sigmoid`` or ``log_exponential``;
             ``torch.zeros_like`` makes the coupling additive.
         context_dim: features of the context; 0 for none.
     """
@@ -257,7 +268,7 @@ class Coupling(nn.Module):
         features: int,
         net: nn.Module,
         *,
-        log_scale: Callable[[Tensor], Tensor] = sigmoid,
+        log_scale: Callable[[Tensor], Tensor] = log_sigmoid,
         context_dim: int = 0,
     ) -> None:
         super().__init__()
@@ -268,7 +279,7 @@ class Coupling(nn.Module):
 
     def _parts(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         a, b = x.chunk(2, dim=1)
-        raw, t = self.net(join(b, context)).chunk(2, dim=1)
+        raw, t = through(self.net, join(b, context)).chunk(2, dim=1)
         return a, b, self.log_scale(raw), t
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -302,12 +313,12 @@ class SplitPrior(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """``(B, done, H, W)`` given ``(B, going, H, W)`` -> standardised."""
-        mean, log_sd = self.conv(context).chunk(2, dim=1)
+        mean, log_sd = through(self.conv, context).chunk(2, dim=1)
         return (x - mean) * (-log_sd).exp(), -log_sd.flatten(1).sum(1)
 
     def inverse(self, z: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """With mean and scale again."""
-        mean, log_sd = self.conv(context).chunk(2, dim=1)
+        mean, log_sd = through(self.conv, context).chunk(2, dim=1)
         return z * log_sd.exp() + mean, log_sd.flatten(1).sum(1)
 
 
@@ -336,16 +347,13 @@ class Glow(Flow):
         steps: int = 8,
         hidden: int = 64,
         mixing: Callable[[int], nn.Module] = InvertibleConvLU,
-        log_scale: Callable[[Tensor], Tensor] = sigmoid,
+        log_scale: Callable[[Tensor], Tensor] = log_sigmoid,
         context_dim: int = 0,
         embed: nn.Module | None = None,
     ) -> None:
-        c, h, w = shape
-        if h % 2**scales or w % 2**scales:
-            raise ValueError(
-                f"shape must have height and width that are multiples of {2**scales} for "
-                f"{scales} scales, got {(h, w)}; pad the images, or take fewer scales"
-            )
+        for name, count in {"scales": scales, "steps": steps, "hidden": hidden}.items():
+            check_count(name, count, 1)
+        c, h, w = shape = check_image("shape", shape, 2**scales, f"{scales} scales")
         parts, shapes = [], []
         for _ in range(scales):
             c, h, w = 4 * c, h // 2, w // 2
@@ -363,9 +371,11 @@ class Glow(Flow):
             StandardNormal((math.prod(shape),)),
             dequantise=Dequantise(levels),
             embed=embed,
+            data_shape=shape,
         )
 
     @torch.no_grad()
+    @evaluates
     def sample(
         self,
         n: int,
@@ -379,6 +389,7 @@ class Glow(Flow):
         With additive couplings that is sampling from ``p(x) ** (1 / T**2)``, normalised. (The
         paper writes the exponent ``T**2``; a Gaussian of deviation ``T`` has ``1 / T**2``.)
         """
-        context, base_context = self._contexts(y)
+        check_count("n", n)
+        _, base_context = self._contexts(y, n)
         z = cast(Any, self.base).sample(n, base_context, generator=generator)
-        return self.decode(temperature * z, context)
+        return self.decode(temperature * z, y)

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from gdm_lib.autoregression import Place, sequential, sequential_naive
 from gdm_lib.autoregressive.made import MaskedMLP
 from gdm_lib.bijections import Chain, Flow, Inverse, StandardNormal, check_inputs
+from gdm_lib.nn import check_count
 
 __all__ = ["IAF", "AutoregressiveStep", "Update", "gated", "iaf_chain", "shift_and_scale"]
 
@@ -122,6 +123,8 @@ def iaf_chain(
         context_dim: features of ``h``; 0 for none.
         activation: makes the activation; the paper's is ELU.
     """
+    check_count("dim", dim, 1)
+    check_count("steps", steps)
     natural, parts = list(range(dim)), []
     for t in range(steps):
         # Instead of reversing the vector between steps, the networks' orders alternate.
@@ -160,4 +163,4 @@ class IAF(Flow):
             context_dim=context_dim,
             activation=activation,
         )
-        super().__init__(Inverse(chain), StandardNormal((dim,)), embed=embed)
+        super().__init__(Inverse(chain), StandardNormal((dim,)), embed=embed, data_shape=(dim,))

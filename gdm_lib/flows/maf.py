@@ -23,14 +23,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from gdm_lib.autoregressive.made import MADE, Degrees, MaskedMLP, spread_degrees
 from gdm_lib.bijections import BatchNorm, Chain, Flow, StandardNormal
-from gdm_lib.flows.iaf import AutoregressiveStep
+from gdm_lib.flows.iaf import AutoregressiveStep, Update
 from gdm_lib.likelihoods import MixtureOfGaussians
+from gdm_lib.nn import check_count, check_sizes
 
-__all__ = ["MAF", "exp_scale", "maf_mog"]
+__all__ = ["MAF", "bounded_scale", "exp_scale", "maf_mog"]
 
 ARXIV = "1705.07057"
 
@@ -48,6 +50,17 @@ def exp_scale(mu: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
     return log_scale, -mu * log_scale.exp()
 
 
+def bounded_scale(mu: Tensor, alpha: Tensor, limit: float = 3.0) -> tuple[Tensor, Tensor]:
+    """``exp_scale`` with ``limit * tanh(alpha / limit)`` for ``alpha``, which is ``alpha`` near 0.
+
+    The paper's scale has no bound: where one point lies far out, ``exp(-alpha)`` can carry it
+    beyond all numbers, and the loss is NaN. That is the rule rather than the exception on tables
+    with heavy tails; there take this one. A layer still scales by 1/20 to 20 with a limit of 3, and
+    layers multiply. It is not in the paper.
+    """
+    return exp_scale(mu, limit * torch.tanh(alpha / limit))
+
+
 def _layers(
     dim: int,
     layers: int,
@@ -56,11 +69,17 @@ def _layers(
     batch_norm: bool,
     context_dim: int,
     degrees: Degrees,
+    direct: bool,
     activation: Callable[[], nn.Module],
+    update: Update,
 ) -> tuple[Chain, list[int]]:
     """The chain, and the order that the next layer would have."""
+    check_count("layers", layers)
+    hidden = check_sizes("hidden", hidden)
     parts: list[nn.Module] = []
     order = list(order)
+    if sorted(order) != list(range(dim)):
+        raise ValueError(f"order must be a permutation of 0..{dim - 1}, got {order}")
     for _ in range(layers):
         net = MaskedMLP(
             dim,
@@ -68,10 +87,11 @@ def _layers(
             2,
             orders=[order],
             degrees=degrees,
+            direct=direct,
             context_dim=context_dim,
             activation=activation,
         )
-        parts.append(AutoregressiveStep(net, exp_scale))
+        parts.append(AutoregressiveStep(net, update))
         parts += [BatchNorm(dim, affine=True)] if batch_norm else []
         order = order[::-1]
     return Chain(*parts), order
@@ -92,7 +112,9 @@ class MAF(Flow):
         context_dim: features of the context; 0 for none.
         embed: makes the context of ``y``, ``OneHot`` for labels.
         degrees: of hidden units, see ``MaskedMLP``.
+        direct: whether the networks have weights from input to output too, see ``MaskedMLP``.
         activation: makes the activation; the paper's is ReLU, and tanh for one data set.
+        update: ``exp_scale``, the paper's, or ``bounded_scale`` for data with heavy tails.
     """
 
     def __init__(
@@ -106,11 +128,25 @@ class MAF(Flow):
         context_dim: int = 0,
         embed: nn.Module | None = None,
         degrees: Degrees = spread_degrees,
+        direct: bool = False,
         activation: Callable[[], nn.Module] = nn.ReLU,
+        update: Update = exp_scale,
     ) -> None:
+        check_count("dim", dim, 1)
         first = range(dim) if order is None else order
-        chain, _ = _layers(dim, layers, hidden, first, batch_norm, context_dim, degrees, activation)
-        super().__init__(chain, StandardNormal((dim,)), embed=embed)
+        chain, _ = _layers(
+            dim,
+            layers,
+            hidden,
+            first,
+            batch_norm,
+            context_dim,
+            degrees,
+            direct,
+            activation,
+            update,
+        )
+        super().__init__(chain, StandardNormal((dim,)), embed=embed, data_shape=(dim,))
 
 
 # Section 4: a MAF on top of mixture conditionals
@@ -126,15 +162,27 @@ def maf_mog(
     context_dim: int = 0,
     embed: nn.Module | None = None,
     degrees: Degrees = spread_degrees,
+    direct: bool = False,
     activation: Callable[[], nn.Module] = nn.ReLU,
+    update: Update = exp_scale,
 ) -> Flow:
     """MAF MoG: a MAF whose base is not a normal but a MADE MoG. Takes what ``MAF`` takes.
 
     Args:
         components: ``C`` of the base.
     """
+    check_count("dim", dim, 1)
     chain, order = _layers(
-        dim, layers, hidden, range(dim), batch_norm, context_dim, degrees, activation
+        dim,
+        layers,
+        hidden,
+        range(dim),
+        batch_norm,
+        context_dim,
+        degrees,
+        direct,
+        activation,
+        update,
     )
     base = MADE(
         (dim,),
@@ -142,7 +190,8 @@ def maf_mog(
         likelihood=MixtureOfGaussians(components),
         orders=[order],
         degrees=degrees,
+        direct=direct,
         context_dim=context_dim,
         activation=activation,
     )
-    return Flow(chain, base, embed=embed)
+    return Flow(chain, base, embed=embed, data_shape=(dim,))

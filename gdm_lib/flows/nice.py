@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gdm_lib.bijections import Chain, Dequantise, Flatten, Flow, StandardNormal, check_inputs, join
-from gdm_lib.nn import mlp
+from gdm_lib.nn import check_count, check_sizes, exact, gaussian, mlp, through, uniform
 
 __all__ = ["NICE", "AdditiveCoupling", "DiagonalScale", "StandardLogistic", "inpaint"]
 
@@ -51,7 +51,10 @@ class AdditiveCoupling(nn.Module):
     ) -> None:
         super().__init__()
         if dim < 2:
-            raise ValueError(f"dim must be at least 2, so that there are two halves, got {dim}")
+            raise ValueError(
+                f"dim must be at least 2, so that there are two halves, got {dim}; for one "
+                "variable take MAF(1) or IAF(1)"
+            )
         self.dim, self.net, self.odd, self.context_dim = dim, net, odd, context_dim
 
     def _halves(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -69,13 +72,13 @@ class AdditiveCoupling(nn.Module):
         """``(B, D)`` -> ``(B, D)``, and zeros ``(B,)``."""
         check_inputs("x", x, (self.dim,), context, self.context_dim)
         one, two = self._halves(x)
-        return self._merge(one, two + self.net(join(one, context))), x.new_zeros(len(x))
+        return self._merge(one, two + through(self.net, join(one, context))), x.new_zeros(len(x))
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """``x_I2 = y_I2 - m(y_I1)``: as cheap as the forward direction."""
         check_inputs("z", z, (self.dim,), context, self.context_dim)
         one, two = self._halves(z)
-        return self._merge(one, two - self.net(join(one, context))), z.new_zeros(len(z))
+        return self._merge(one, two - through(self.net, join(one, context))), z.new_zeros(len(z))
 
 
 # Section 3.3: allowing rescaling
@@ -97,12 +100,14 @@ class DiagonalScale(nn.Module):
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """``(B, D)`` -> ``(B, D)``, and ``sum_i log S_ii`` for each item."""
         check_inputs("x", x, (self.dim,), context)
-        return x * self.log_scale.exp(), self.log_scale.sum().expand(len(x))
+        log_scale = exact(self.log_scale)
+        return x * log_scale.exp(), log_scale.sum().expand(len(x))
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Division by ``S``."""
         check_inputs("z", z, (self.dim,), context)
-        return z * (-self.log_scale).exp(), -self.log_scale.sum().expand(len(z))
+        log_scale = exact(self.log_scale)
+        return z * (-log_scale).exp(), -log_scale.sum().expand(len(z))
 
 
 # Section 3.4: prior distribution
@@ -118,18 +123,15 @@ class StandardLogistic(StandardNormal):
     def log_prob(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Nats, ``(B, *shape)`` -> ``(B,)``."""
         check_inputs("x", x, self.shape, y)
+        x = exact(x)
         return (F.logsigmoid(x) + F.logsigmoid(-x)).flatten(1).sum(1)
 
     def sample(
         self, n: int, y: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> Tensor:
         """``log u - log(1 - u)`` of uniform ``u``: ``(n, *shape)``."""
-        u = torch.rand(
-            (n, *self.shape),
-            dtype=self.anchor.dtype,
-            device=self.anchor.device,
-            generator=generator,
-        )
+        check_count("n", n)
+        u = uniform((n, *self.shape), self.anchor, generator)
         return torch.logit(u, eps=torch.finfo(u.dtype).tiny)
 
 
@@ -149,6 +151,9 @@ class NICE(Flow):
         prior: makes the prior of a shape, ``StandardLogistic`` (the paper's for all but TFD) or
             ``StandardNormal``.
         dequantise: for grey levels.
+        context_dim: features of the context, see ``Flow``; the paper has none. All couplings see
+            it, and the scaling does not.
+        embed: makes the context of ``y``, see ``Flow``.
     """
 
     def __init__(
@@ -160,16 +165,30 @@ class NICE(Flow):
         activation: Callable[[], nn.Module] = nn.ReLU,
         prior: Callable[[Sequence[int]], nn.Module] = StandardLogistic,
         dequantise: Dequantise | None = None,
+        context_dim: int = 0,
+        embed: nn.Module | None = None,
     ) -> None:
+        data_shape, hidden = check_sizes("data_shape", data_shape), check_sizes("hidden", hidden)
+        check_count("couplings", couplings)
         dim = math.prod(data_shape)
+        if dim < 2:
+            raise ValueError(
+                f"data_shape must have at least 2 variables, so that there are two halves, got "
+                f"{data_shape}; for one variable take MAF(1) or IAF(1)"
+            )
         sizes = (dim - dim // 2, dim // 2)  # even dimensions, odd ones
         layers: list[nn.Module] = [Flatten(data_shape)]
         for i in range(couplings):
             odd = i % 2 == 1
-            net = mlp((sizes[odd], *hidden, sizes[not odd]), activation)
-            layers.append(AdditiveCoupling(dim, net, odd=odd))
-        super().__init__(Chain(*layers, DiagonalScale(dim)), prior((dim,)), dequantise=dequantise)
-        self.data_shape = tuple(data_shape)
+            net = mlp((sizes[odd] + context_dim, *hidden, sizes[not odd]), activation)
+            layers.append(AdditiveCoupling(dim, net, odd=odd, context_dim=context_dim))
+        super().__init__(
+            Chain(*layers, DiagonalScale(dim)),
+            prior((dim,)),
+            dequantise=dequantise,
+            embed=embed,
+            data_shape=data_shape,
+        )
 
 
 # Section 5.2: inpainting
@@ -179,6 +198,7 @@ def inpaint(
     model: Flow,
     x: Tensor,
     observed: Tensor,
+    y: Tensor | None = None,
     *,
     steps: int = 100,
     bounds: tuple[float, float] = (0.0, 1.0),
@@ -193,6 +213,7 @@ def inpaint(
         model: a flow; it is taken without its dequantisation, which has no gradient.
         x: ``(B, *data_shape)``; unobserved values are where the ascent starts.
         observed: booleans that broadcast to ``x``, True for what stays fixed.
+        y: what the flow is conditioned on, if it is conditional.
         steps: iterations.
         bounds: of the values, to which each step is projected.
         step_size: ``a_i`` at iteration ``i``; the paper's is ``10 / (100 + i)``.
@@ -201,13 +222,13 @@ def inpaint(
     Returns:
         ``x`` with its unobserved part replaced, ``(B, *data_shape)``.
     """
-    density = Flow(model.bijection, model.base)
+    density, x = Flow(model.bijection, model.base, embed=model.embed), exact(x)
     observed = observed.expand_as(x)
     for i in range(steps):
         with torch.enable_grad():
             x = x.detach().requires_grad_()
-            (slope,) = torch.autograd.grad(density.log_prob(x).sum(), x)
-        noise = torch.randn(x.shape, dtype=x.dtype, device=x.device, generator=generator)
+            (slope,) = torch.autograd.grad(density.log_prob(x, y).sum(), x)
+        noise = gaussian(x.shape, x, generator)
         moved = (x + step_size(i) * (slope + noise)).clamp(*bounds)
         x = torch.where(observed, x, moved)
     return x.detach()

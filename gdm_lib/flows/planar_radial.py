@@ -25,10 +25,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gdm_lib._inputs import check_some
 from gdm_lib.bijections import Flow, check_inputs
-from gdm_lib.nn import mlp
+from gdm_lib.likelihoods import check_items
+from gdm_lib.nn import (
+    check_batch,
+    check_count,
+    check_sizes,
+    context_of,
+    evaluates,
+    exact,
+    gaussian,
+    in_dtype_of,
+    mlp,
+    through,
+    trains,
+)
 from gdm_lib.protocols import Likelihood
-from gdm_lib.vae.vae import gaussian_log_prob, reparameterise
+from gdm_lib.vae.vae import gaussian_log_prob, reparameterise, seen_by
 
 __all__ = [
     "FlowEncoder",
@@ -49,8 +63,7 @@ class Step(nn.Module):
 
     def __init__(self, dim: int, sizes: Sequence[int], context_dim: int) -> None:
         super().__init__()
-        if dim < 1:
-            raise ValueError(f"dim must be at least 1, got {dim}")
+        check_count("dim", dim, 1)
         self.dim, self.sizes, self.context_dim = dim, tuple(sizes), context_dim
         # Small, so that a step starts smooth; random, so that steps of a chain differ.
         self.raw = nn.Parameter(torch.randn(1, sum(sizes)) / math.sqrt(dim))
@@ -60,7 +73,8 @@ class Step(nn.Module):
 
     def _params(self, name: str, z: Tensor, context: Tensor | None) -> tuple[Tensor, ...]:
         check_inputs(name, z, (self.dim,), context, self.context_dim)
-        raw = self.raw if context is None else self.raw + self.amortise(context)
+        raw = exact(self.raw)
+        raw = raw if context is None else raw + through(self.amortise, context)
         return raw.split(self.sizes, dim=1)
 
 
@@ -220,6 +234,7 @@ def free_energy(
         beta: inverse temperature; below 1 early in training (``annealing``).
         generator: of the draws.
     """
+    check_count("n", n, 1)
     z, log_q = flow.draw(n, generator=generator)
     return (log_q - beta * log_target(z)).mean()
 
@@ -247,11 +262,18 @@ class FlowEncoder(nn.Module):
         activation: Callable[[], nn.Module] = nn.Tanh,
     ) -> None:
         super().__init__()
+        check_count("latent_dim", latent_dim, 1)
+        check_count("context_dim", context_dim)
+        self.data_shape, hidden = (
+            check_sizes("data_shape", data_shape),
+            check_sizes("hidden", hidden),
+        )
         self.sizes = (latent_dim, latent_dim, context_dim)
-        self.net = mlp((math.prod(data_shape), *hidden, sum(self.sizes)), activation)
+        self.net = mlp((math.prod(self.data_shape), *hidden, sum(self.sizes)), activation)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """``mu (B, D)``, ``log_var (B, D)``, ``context (B, context_dim)``."""
+        check_batch("x", x, self.data_shape)
         mu, log_var, context = self.net(x.flatten(1)).split(self.sizes, dim=1)
         return mu, log_var, context
 
@@ -263,8 +285,9 @@ class FlowVAE(nn.Module):
         encoder: maps ``x`` to ``(mu, log_var, context)``.
         flow: a bijection whose ``forward`` makes ``z_K`` of ``z_0``, with the encoder's context.
         decoder: maps ``z (B, latent_dim)`` to the likelihood's parameters.
-        likelihood: what the decoder's output means.
+        likelihood: what the decoder's output means, see ``VAE``.
         latent_dim: ``D``.
+        data_shape: shape of one item; the encoder's ``data_shape`` if left out.
     """
 
     bound = True
@@ -277,20 +300,28 @@ class FlowVAE(nn.Module):
         likelihood: Likelihood,
         *,
         latent_dim: int,
+        data_shape: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
+        check_count("latent_dim", latent_dim, 1)
         self.encoder, self.flow = encoder, flow
         self.decoder, self.likelihood = decoder, likelihood
         self.latent_dim = latent_dim
+        shape = getattr(encoder, "data_shape", None) if data_shape is None else data_shape
+        self.data_shape = None if shape is None else check_sizes("data_shape", shape)
 
+    @evaluates
     def posterior(
         self, x: Tensor, samples: int = 1, *, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         """``z_K (L, B, D)`` and ``log q_K(z_K|x) (L, B)`` (equation 13), ``L = samples``."""
-        mu, log_var, context = self.encoder(x)
-        eps = torch.randn(
-            (samples, *mu.shape), dtype=mu.dtype, device=mu.device, generator=generator
-        )
+        any_shape = x.shape[1:] if isinstance(x, Tensor) else ()
+        shape = any_shape if self.data_shape is None else self.data_shape
+        check_items("x", x, shape, self.likelihood)
+        check_count("samples", samples, 1)
+        seen = seen_by(self.encoder, self.likelihood, x)
+        mu, log_var, context = through(self.encoder, seen)
+        eps = gaussian((samples, *mu.shape), mu, generator)
         z0 = reparameterise(mu, log_var, eps)
         repeated = context.repeat(samples, 1) if context.shape[1] else None
         z, logdet = self.flow(z0.flatten(0, 1), repeated)
@@ -301,14 +332,15 @@ class FlowVAE(nn.Module):
         self, x: Tensor, y: Tensor | None, samples: int, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """``log p(x|z_K)``, ``log p(z_K)`` and ``log q_K(z_K|x)``, each ``(L, B)``."""
-        if y is not None:
-            raise ValueError("y must be None: this VAE is not conditional")
+        context_of(y, 0, 0, None)
         z, log_q = self.posterior(x, samples, generator=generator)
-        params = self.decoder(z.flatten(0, 1))
+        x = x if hasattr(self.likelihood, "levels") else in_dtype_of(self, x)
+        params = through(self.decoder, z.flatten(0, 1))
         log_px_z = self.likelihood.log_prob(params, x.repeat(samples, *[1] * (x.ndim - 1)))
         log_pz = gaussian_log_prob(z, z.new_zeros(()), z.new_zeros(()))
         return log_px_z.view_as(log_q), log_pz, log_q
 
+    @evaluates
     def log_prob(
         self,
         x: Tensor,
@@ -321,6 +353,7 @@ class FlowVAE(nn.Module):
         log_px_z, log_pz, log_q = self._terms(x, y, samples, generator)
         return (log_px_z + log_pz - log_q).mean(0)
 
+    @trains
     def loss(
         self,
         x: Tensor,
@@ -336,6 +369,7 @@ class FlowVAE(nn.Module):
             item, whose sum is the loss at ``beta = 1``.
         """
         log_px_z, log_pz, log_q = (term.mean() for term in self._terms(x, y, 1, generator))
+        check_some("x", x)
         return {
             "loss": log_q - beta * (log_px_z + log_pz),
             "distortion": -log_px_z.detach(),
@@ -343,6 +377,7 @@ class FlowVAE(nn.Module):
         }
 
     @torch.no_grad()
+    @evaluates
     def importance_log_prob(
         self,
         x: Tensor,
@@ -352,21 +387,22 @@ class FlowVAE(nn.Module):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """log p(x) by importance sampling from the flow (section 6.2), nats, ``(B,)``."""
-        total = x.new_full((len(x),), -math.inf)
+        check_count("samples", samples, 1)
+        check_count("chunk", chunk, 1)
+        total = torch.tensor(-math.inf)
         for start in range(0, samples, chunk):
             log_px_z, log_pz, log_q = self._terms(x, None, min(chunk, samples - start), generator)
-            total = torch.logaddexp(total, (log_px_z + log_pz - log_q).logsumexp(0))
+            some = (log_px_z + log_pz - log_q).logsumexp(0)
+            total = some if start == 0 else torch.logaddexp(total, some)
         return total - math.log(samples)
 
     @torch.no_grad()
+    @evaluates
     def sample(
         self, n: int, y: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> Tensor:
         """``z ~ p(z)``, then ``x ~ p(x|z)``: ``(n, *data_shape)``. The flow has no part in it."""
-        if y is not None:
-            raise ValueError("y must be None: this VAE is not conditional")
-        weight = next(self.decoder.parameters())
-        z = torch.randn(
-            (n, self.latent_dim), dtype=weight.dtype, device=weight.device, generator=generator
-        )
-        return self.likelihood.sample(self.decoder(z), generator=generator)
+        context_of(y, 0, 0, None)
+        check_count("n", n)
+        z = gaussian((n, self.latent_dim), next(self.decoder.parameters()), generator)
+        return self.likelihood.sample(through(self.decoder, z), generator=generator)

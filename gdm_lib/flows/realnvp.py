@@ -38,7 +38,7 @@ from gdm_lib.bijections import (
     check_inputs,
     join,
 )
-from gdm_lib.nn import mlp
+from gdm_lib.nn import check_count, check_image, check_sizes, exact, mlp, through
 
 __all__ = [
     "AffineCoupling",
@@ -91,8 +91,8 @@ class AffineCoupling(nn.Module):
 
     def _scale_shift(self, kept: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         """``s`` and ``t``."""
-        raw, t = self.net(join(kept, context)).chunk(2, dim=1)
-        return self.scale.view(-1, *[1] * (kept.ndim - 2)) * torch.tanh(raw), t
+        raw, t = through(self.net, join(kept, context)).chunk(2, dim=1)
+        return exact(self.scale).view(-1, *[1] * (kept.ndim - 2)) * torch.tanh(raw), t
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """``(B, features, ...)`` -> the same shape (equation 7)."""
@@ -142,9 +142,9 @@ class CheckerboardCoupling(nn.Module):
         self.scale = nn.Parameter(torch.ones(self.shape[0], 1, 1))
 
     def _scale_shift(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        raw, t = self.net(join(self.mask * x, context)).chunk(2, dim=1)
+        raw, t = through(self.net, join(self.mask * x, context)).chunk(2, dim=1)
         free = 1 - self.mask
-        return free * self.scale * torch.tanh(raw), free * t
+        return free * exact(self.scale) * torch.tanh(raw), free * t
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """``(B, C, H, W)`` -> the same shape; ``s`` and ``t`` are 0 where ``b`` is 1."""
@@ -221,6 +221,9 @@ class RealNVP(Flow):
             context_dim: features of the context, see ``Flow``.
             embed: makes the context of ``y``, see ``Flow``.
         """
+        check_count("dim", dim, 2)
+        check_count("couplings", couplings)
+        hidden = check_sizes("hidden", hidden)
         layers: list[nn.Module] = [Flatten((dim,))]  # refuses what isn't a vector
         for i in range(couplings):
             second = i % 2 == 1
@@ -228,7 +231,7 @@ class RealNVP(Flow):
             net = mlp((kept + context_dim, *hidden, 2 * (dim - kept)), activation)
             layers.append(AffineCoupling(dim, net, second=second, context_dim=context_dim))
             layers += [BatchNorm(dim)] if batch_norm else []
-        return cls(Chain(*layers), StandardNormal((dim,)), embed=embed)
+        return cls(Chain(*layers), StandardNormal((dim,)), embed=embed, data_shape=(dim,))
 
     @classmethod
     def image(
@@ -261,12 +264,14 @@ class RealNVP(Flow):
             context_dim: features of the context, see ``Flow``.
             embed: makes the context of ``y``, see ``Flow``.
         """
-        c, h, w = shape
+        for name, count in {"scales": scales, "hidden": hidden, "blocks": blocks + 1}.items():
+            check_count(name, count, 1)
         step = 2 ** (scales - 1)
-        if h % step or w % step or min(h, w) < 2 * step:
+        c, h, w = shape = check_image("shape", shape, step, f"{scales} scales")
+        if min(h, w) < 2 * step:
             raise ValueError(
-                f"shape must have height and width that are multiples of {step}, at least "
-                f"{2 * step}, for {scales} scales, got {(h, w)}; pad them, or take fewer scales"
+                f"shape must have height and width of at least {2 * step} for {scales} scales, got "
+                f"{shape}; pad the images, or take fewer scales"
             )
         parts, shapes = [], []
         for scale in range(scales):
@@ -294,4 +299,5 @@ class RealNVP(Flow):
             StandardNormal((math.prod(shape),)),
             dequantise=Dequantise(levels),
             embed=embed,
+            data_shape=shape,
         )

@@ -3,7 +3,9 @@
 A set of weights is named ``<family>/<name>``. In ``gdm_lib/pretrained/<family>.py`` a function of
 that name, listed in ``__all__``, builds its untrained model::
 
-    def mnist_2d() -> VAE:
+    from torch import nn
+
+    def mnist_2d() -> nn.Module:
         from gdm_lib.vae.vae import VAE
 
         return VAE.mlp((1, 28, 28), 2, hidden=(500,))
@@ -17,7 +19,9 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import math
 import pkgutil
+import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,22 +30,26 @@ import torch
 from torch import Tensor, nn
 
 import gdm_lib
-from gdm_lib import _tensorfile
+from gdm_lib import _files, _tensorfile
 
 __all__ = [
     "MAX_BYTES",
     "as_stored",
     "build",
+    "check_writable",
     "identify",
     "load",
     "names",
     "record",
     "save",
+    "verify",
     "where",
 ]
 
 MAX_BYTES = 2_000_000
 """The largest file of weights that the book ships."""
+
+MAX_RECORD = 100_000  # bytes
 
 
 def where() -> Path:
@@ -107,7 +115,7 @@ def save(
         model: whose ``state_dict`` is stored.
         name: ``family/name``.
         record: JSON values. Added to it: name, command, parameters, size and SHA-256 of the file,
-            versions of torch and of this library.
+            versions of torch and of this library, and a SHA-256 of the record's other entries.
         half: store floating-point tensors in 16 bits.
         directory: the folder of all weights; ``where()`` if left out.
 
@@ -116,9 +124,13 @@ def save(
 
     Raises:
         ValueError: the file would be larger than ``MAX_BYTES``, a weight is too large for
-            16 bits, or the record isn't JSON. Nothing is written then.
+            16 bits or not finite, or the record isn't JSON or says what no record may. Nothing is
+            written then.
+        OSError: the folder can't be written.
     """
     weights, beside = _paths(name, directory)
+    if unsound := _not_finite(model.state_dict()):
+        raise ValueError(f"{unsound[0]} holds nan or infinite values, which no use can be made of")
     stored = _tensorfile.encode(as_stored(model, half=half), {})
     if len(stored) > MAX_BYTES:
         raise ValueError(
@@ -136,14 +148,39 @@ def save(
         "gdm_lib": gdm_lib.__version__,
     }
     try:
-        text = json.dumps(record, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-    except (TypeError, ValueError) as error:
+        told = json.loads(json.dumps(record, allow_nan=False))  # tuples are lists from here on
+        told["record_sha256"] = _digest(told)
+        content = (json.dumps(told, indent=2, ensure_ascii=False) + "\n").encode()
+    except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"record must hold finite JSON values only: {error}") from error
+    if faults := _faults(told, name, len(content)):
+        raise ValueError(f"record can't be kept: {faults}")
     with _tensorfile.replacing(weights) as temporary:
         temporary.write_bytes(stored)
     with _tensorfile.replacing(beside) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content)
     return weights
+
+
+def check_writable(name: str, *, directory: Path | None = None) -> None:
+    """Try whether ``save`` could write its files, and leave everything as it is.
+
+    Args:
+        name: ``family/name``.
+        directory: the folder of all weights; ``where()`` if left out.
+
+    Raises:
+        ValueError: the name can't be one of weights.
+        OSError: the files can't be written.
+    """
+    for path in _paths(name, directory):
+        try:
+            _files.check_writable(path)
+        except OSError as error:
+            raise OSError(
+                f"{path} can't be written ({error.strerror or error}); mend the folder's "
+                "permissions, or choose another folder"
+            ) from error
 
 
 def record(name: str, *, directory: Path | None = None) -> dict[str, Any]:
@@ -154,10 +191,27 @@ def record(name: str, *, directory: Path | None = None) -> dict[str, Any]:
         directory: the folder of all weights; ``where()`` if left out.
 
     Raises:
-        ValueError: there is no such set.
+        ValueError: there is no such set, or its record is damaged.
         FileNotFoundError: it isn't stored; the message names the command that makes it.
+        OSError: the file can't be read.
     """
-    return json.loads(_existing(_paths(name, directory)[1], name).read_text(encoding="utf-8"))
+    path = _paths(name, directory)[1]
+    return _parsed(_content(path, name, MAX_RECORD), path, name)
+
+
+def verify(name: str, *, directory: Path | None = None) -> dict[str, Any]:
+    """The record of stored weights, after a look whether the weights are those that it describes.
+
+    Args:
+        name: ``family/name``.
+        directory: the folder of all weights; ``where()`` if left out.
+
+    Raises:
+        ValueError: there is no such set, or a file is damaged.
+        FileNotFoundError: it isn't stored; the message names the command that makes it.
+        OSError: a file can't be read.
+    """
+    return _verified(name, directory)[0]
 
 
 def load(name: str, *, directory: Path | None = None) -> nn.Module:
@@ -168,19 +222,21 @@ def load(name: str, *, directory: Path | None = None) -> nn.Module:
         directory: the folder of all weights; ``where()`` if left out.
 
     Raises:
-        ValueError: there is no such set, or the file is damaged or of another architecture.
+        ValueError: there is no such set, or a file is damaged, of another architecture, or holds
+            weights that aren't finite.
         FileNotFoundError: it isn't stored; the message names the command that makes it.
+        OSError: a file can't be read.
     """
-    weights = _existing(_paths(name, directory)[0], name)
-    expected = record(name, directory=directory)["sha256"]
-    if hashlib.sha256(weights.read_bytes()).hexdigest() != expected:
-        raise ValueError(
-            f"{weights} is not the file that its record describes: it is damaged, or one of the "
-            f"two was replaced alone; get both again, or make both with: gdm train {name}"
-        )
+    weights = _paths(name, directory)[0]
+    state = _tensorfile.decode(_verified(name, directory)[1], weights)[0]
     with torch.random.fork_rng([]):
         model = build(name)
-    _tensorfile.load_state(model, _tensorfile.read(weights)[0], weights)
+    _tensorfile.load_state(model, state, weights)
+    if unsound := _not_finite(model.state_dict()):
+        raise ValueError(
+            f"{weights} holds nan or infinite values in {unsound[0]}, as of a training that "
+            f"diverged; make it anew with: gdm train {name}"
+        )
     return model.eval()
 
 
@@ -205,17 +261,155 @@ def identify(model: nn.Module, *, directory: Path | None = None) -> str | None:
     folder = directory or where()
     for path in sorted(folder.glob("*/*.json")):
         name = path.relative_to(folder).with_suffix("").as_posix()
-        if record(name, directory=folder)["sha256"] in digests:
+        try:
+            stored_digest = _parsed(_files.read_plain(path, MAX_RECORD), path, name)["sha256"]
+        except (OSError, ValueError):  # ``load`` tells what is wrong; the weights tell theirs too
+            try:
+                content = _files.read_plain(path.with_suffix(".safetensors"), MAX_BYTES)
+            except (OSError, ValueError):
+                continue
+            stored_digest = hashlib.sha256(content).hexdigest()
+        if stored_digest in digests:
             return name
     return None
 
 
 def _paths(name: str, directory: Path | None) -> tuple[Path, Path]:
-    family, slash, variable = name.partition("/")
+    family, slash, variable = name.partition("/") if isinstance(name, str) else ("", "", "")
     if not (slash and family.isidentifier() and variable.isidentifier()):
         raise ValueError(f"name must be family/name, such as vae/mnist_2d, got {name!r}")
-    stem = (directory or where()) / family / variable
+    stem = Path(directory or where()) / family / variable
     return stem.with_suffix(".safetensors"), stem.with_suffix(".json")
+
+
+def _content(path: Path, name: str, most: int) -> bytes:
+    try:
+        return _files.read_plain(path, most)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if name not in names():
+            raise _unknown(name) from error
+        raise FileNotFoundError(f"{path} does not exist; make it with: gdm train {name}") from error
+    except OSError as error:
+        raise OSError(
+            f"{path} can't be read ({error.strerror or error}); mend its permissions, or make it "
+            f"anew with: gdm train {name}"
+        ) from error
+    except ValueError as error:
+        raise ValueError(f"{error}; delete it and make it anew with: gdm train {name}") from error
+
+
+def _verified(name: str, directory: Path | None) -> tuple[dict[str, Any], bytes]:
+    """The record, and the very bytes that have its digest."""
+    weights, beside = _paths(name, directory)
+    content = _content(weights, name, MAX_BYTES)
+    told = _parsed(_content(beside, name, MAX_RECORD), beside, name)
+    if len(content) != told["bytes"] or hashlib.sha256(content).hexdigest() != told["sha256"]:
+        raise ValueError(
+            f"{weights} is not the file that its record describes: it is damaged, or one of the "
+            f"two was replaced alone; get both again, or make both with: gdm train {name}"
+        )
+    return told, content
+
+
+# -- records
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def _parsed(content: bytes, path: Path, name: str) -> dict[str, Any]:
+    """The record that a file holds, if it is what ``save`` wrote."""
+    try:
+        # What can't be written again, a lone surrogate or a number beyond all bounds, is refused.
+        told = json.loads(content.decode())
+        json.dumps(told, allow_nan=False, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        faults = f"it isn't JSON of finite values ({type(error).__name__}: {error})"
+    else:
+        faults = _faults(told, name, len(content))
+        if not faults:
+            return told
+    raise ValueError(
+        f"the record {path} is damaged: {faults}. Get it and its weights again, or make both with: "
+        f"gdm train {name}"
+    )
+
+
+def _faults(told: Any, name: str, size: int) -> str:
+    """What is wrong with a record; nothing if it is sound."""
+    if size > MAX_RECORD:
+        return f"it takes {size:,} bytes, more than {MAX_RECORD:,}"
+    if not isinstance(told, dict):
+        return f"it should hold named entries, but holds a {type(told).__name__}"
+    wanted = {
+        "name": (told.get("name") == name, repr(name)),
+        "command": (_is_text(told.get("command")), "a text"),
+        "parameters": (_is_count(told.get("parameters")), "a whole number from 0"),
+        "bytes": (
+            _is_count(told.get("bytes")) and told["bytes"] <= MAX_BYTES,
+            f"a whole number to {MAX_BYTES:,}",
+        ),
+        "sha256": (_is_digest(told.get("sha256")), "64 hexadecimal digits"),
+        "torch": (_is_text(told.get("torch")), "a text"),
+        "gdm_lib": (_is_text(told.get("gdm_lib")), "a text"),
+        # What recipes add, where they do.
+        "seed": (_is_count(told.get("seed", 0)), "a whole number from 0"),
+        "steps": (_is_count(told.get("steps", 0)), "a whole number from 0"),
+        "seconds": (
+            _is_number(told.get("seconds", 0)) and told.get("seconds", 0) >= 0,
+            "a number from 0",
+        ),
+        "metrics": (_are_metrics(told.get("metrics", {})), "finite numbers, each with its name"),
+        "record_sha256": (_is_digest(told.get("record_sha256")), "64 hexadecimal digits"),
+    }
+    faults = [
+        f"{key} should be {expected}, got {_shown(told, key)}"
+        for key, (sound, expected) in wanted.items()
+        if not sound
+    ]
+    if not faults and told["record_sha256"] != _digest(told):
+        return "its entries are not those that record_sha256 was computed of"
+    return "; ".join(faults)
+
+
+def _digest(told: dict[str, Any]) -> str:
+    """SHA-256 of a record's other entries, in an order and a spelling that are always the same."""
+    others = {key: value for key, value in told.items() if key != "record_sha256"}
+    text = json.dumps(others, sort_keys=True, allow_nan=False, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and value.isprintable() and 0 < len(value) <= 1000
+
+
+def _is_digest(value: Any) -> bool:
+    return isinstance(value, str) and _SHA256.fullmatch(value) is not None
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
+
+
+def _are_metrics(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        _is_text(key) and _is_number(number) for key, number in value.items()
+    )
+
+
+def _shown(told: dict[str, Any], key: str) -> str:
+    shown = repr(told[key]) if key in told else "nothing"
+    return shown if len(shown) <= 80 else f"{shown[:80]}..."
+
+
+def _not_finite(state: dict[str, Tensor]) -> list[str]:
+    return [name for name, tensor in state.items() if not bool(tensor.isfinite().all())]
+
+
+# -- models
 
 
 def _family(name: str) -> ModuleType:
@@ -225,11 +419,3 @@ def _family(name: str) -> ModuleType:
 def _unknown(name: str) -> ValueError:
     known = ", ".join(names()) or "none yet"
     return ValueError(f"there are no reference weights {name!r}; those there are: {known}")
-
-
-def _existing(path: Path, name: str) -> Path:
-    if not path.is_file():
-        if name not in names():
-            raise _unknown(name)
-        raise FileNotFoundError(f"{path} does not exist; make it with: gdm train {name}")
-    return path

@@ -76,8 +76,10 @@ def train(name: str, *, directory: Path | None = None) -> dict[str, Any]:
 
     Raises:
         ValueError: there is no such recipe, or what it makes can't be stored.
+        OSError: the folder can't be written, which is tried before anything is trained.
     """
     made = recipe(name)
+    pretrained.check_writable(name, directory=directory)
     with torch.random.fork_rng([]):
         torch.manual_seed(made.seed)
         model = pretrained.build(name)

@@ -22,8 +22,20 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from gdm_lib.likelihoods import LOG_2PI, Bernoulli
-from gdm_lib.nn import mlp
+from gdm_lib._inputs import check_some
+from gdm_lib.likelihoods import LOG_2PI, Bernoulli, check_items, check_levels
+from gdm_lib.nn import (
+    check_batch,
+    check_count,
+    check_sizes,
+    context_of,
+    evaluates,
+    gaussian,
+    in_dtype_of,
+    mlp,
+    through,
+    trains,
+)
 from gdm_lib.protocols import Likelihood
 
 __all__ = [
@@ -34,6 +46,7 @@ __all__ = [
     "gaussian_kl",
     "gaussian_log_prob",
     "reparameterise",
+    "seen_by",
     "sgvb_a",
     "sgvb_b",
 ]
@@ -121,6 +134,8 @@ class Encoder(nn.Module):
         activation: Callable[[], nn.Module] = nn.Tanh,
     ) -> None:
         super().__init__()
+        data_shape, hidden = check_sizes("data_shape", data_shape), check_sizes("hidden", hidden)
+        check_count("latent_dim", latent_dim, 1)
         self.net = mlp((math.prod(data_shape), *hidden, 2 * latent_dim), activation)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -147,7 +162,9 @@ class Decoder(nn.Module):
         activation: Callable[[], nn.Module] = nn.Tanh,
     ) -> None:
         super().__init__()
-        self.params_shape = tuple(params_shape)
+        check_count("latent_dim", latent_dim, 1)
+        hidden = check_sizes("hidden", hidden)
+        self.params_shape = check_sizes("params_shape", params_shape)
         self.net = mlp((latent_dim, *hidden, math.prod(params_shape)), activation)
 
     def forward(self, z: Tensor) -> Tensor:
@@ -164,7 +181,8 @@ class VAE(nn.Module):
     Args:
         encoder: maps ``x`` to ``(mu, log_var)``, each ``(B, latent_dim)``.
         decoder: maps ``z (B, latent_dim)`` to the likelihood's parameters.
-        likelihood: what the decoder's output means.
+        likelihood: what the decoder's output means. Of levels, such as ``Categorical``, it takes
+            int64 levels for ``x``, of which the encoder sees ``-1 + 2 x / (levels - 1)``.
         data_shape: shape of one item.
         latent_dim: ``D``.
         estimator: what training maximises; ``sgvb_b``, the paper's choice for Gaussians,
@@ -187,12 +205,12 @@ class VAE(nn.Module):
         samples: int = 1,
     ) -> None:
         super().__init__()
-        if samples < 1:
-            raise ValueError(f"samples must be at least 1, got {samples}")
+        check_count("samples", samples, 1)
+        check_count("latent_dim", latent_dim, 1)
         self.encoder = encoder
         self.decoder = decoder
         self.likelihood = likelihood
-        self.data_shape = tuple(data_shape)
+        self.data_shape = check_sizes("data_shape", data_shape)
         self.latent_dim = latent_dim
         self.estimator = estimator
         self.samples = samples
@@ -221,7 +239,8 @@ class VAE(nn.Module):
             samples: latent samples per item in training.
         """
         likelihood = Bernoulli() if likelihood is None else likelihood
-        params_shape = likelihood.params_shape(tuple(data_shape))
+        data_shape, hidden = check_sizes("data_shape", data_shape), check_sizes("hidden", hidden)
+        params_shape = likelihood.params_shape(data_shape)
         return cls(
             Encoder(data_shape, latent_dim, hidden, activation),
             Decoder(latent_dim, params_shape, tuple(reversed(hidden)), activation),
@@ -232,33 +251,31 @@ class VAE(nn.Module):
             samples=samples,
         )
 
+    @evaluates
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """``q(z|x)``: ``(B, *data_shape)`` -> ``mu (B, D)``, ``log_var (B, D)``.
 
         Raises:
-            ValueError: ``x`` isn't a batch of items of ``data_shape``, or isn't floating point.
+            TypeError: ``x`` is no tensor.
+            ValueError: ``x`` isn't a batch of items of ``data_shape``, or of another dtype than
+                the likelihood takes: floating point, or levels as int64.
         """
-        if x.ndim == 0 or x.shape[1:] != self.data_shape:
-            raise ValueError(
-                f"x must be a batch of shape (B, {', '.join(map(str, self.data_shape))}), "
-                f"got {tuple(x.shape)}; a single item needs x[None]"
-            )
-        if not x.is_floating_point():
-            raise ValueError(f"x must be floating point, got {x.dtype}; take x.float()")
-        mu, log_var = self.encoder(x)
+        check_items("x", x, self.data_shape, self.likelihood)
+        mu, log_var = through(self.encoder, seen_by(self.encoder, self.likelihood, x))
         return mu, log_var
 
+    @evaluates
     def decode(self, z: Tensor) -> Tensor:
         """Parameters of ``p(x|z)``: ``(B, D)`` -> ``(B, *params_shape)``.
 
         Raises:
             ValueError: ``z`` doesn't have the shape ``(B, latent_dim)``.
         """
-        if z.ndim != 2 or z.shape[1] != self.latent_dim:
-            raise ValueError(f"z must have shape (B, {self.latent_dim}), got {tuple(z.shape)}")
-        params: Tensor = self.decoder(z)
+        check_batch("z", z, (self.latent_dim,))
+        params: Tensor = through(self.decoder, z)
         return params
 
+    @evaluates
     def decode_mean(self, z: Tensor) -> Tensor:
         """E[x|z], the picture that is usually shown: ``(B, D)`` -> ``(B, *data_shape)``."""
         return self.likelihood.mean(self.decode(z))
@@ -267,15 +284,16 @@ class VAE(nn.Module):
         self, x: Tensor, samples: int, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """``L = samples`` latents per item: ``log_px_z (L, B)``, ``z (L, B, D)``, mu, log_var."""
+        check_count("samples", samples, 1)
         mu, log_var = self.encode(x)
-        eps = torch.randn(
-            (samples, *mu.shape), dtype=mu.dtype, device=mu.device, generator=generator
-        )
+        x = x if hasattr(self.likelihood, "levels") else in_dtype_of(self, x)
+        eps = gaussian((samples, *mu.shape), mu, generator)
         z = reparameterise(mu, log_var, eps)
         repeated = x.expand(samples, *x.shape).flatten(0, 1)
         log_px_z = self.likelihood.log_prob(self.decode(z.flatten(0, 1)), repeated)
-        return log_px_z.unflatten(0, (samples, -1)), z, mu, log_var
+        return log_px_z.unflatten(0, (samples, len(x))), z, mu, log_var
 
+    @evaluates
     def log_prob(
         self,
         x: Tensor,
@@ -296,6 +314,7 @@ class VAE(nn.Module):
         _refuse_labels(y)
         return estimator(*self._draw(x, samples, generator))
 
+    @trains
     def loss(
         self,
         x: Tensor,
@@ -313,6 +332,7 @@ class VAE(nn.Module):
         """
         _refuse_labels(y)
         log_px_z, z, mu, log_var = self._draw(x, self.samples, generator)
+        check_some("x", x)
         return {
             "loss": -self.estimator(log_px_z, z, mu, log_var).mean(),
             "distortion": -log_px_z.mean().detach(),
@@ -320,6 +340,7 @@ class VAE(nn.Module):
         }
 
     @torch.no_grad()
+    @evaluates
     def importance_log_prob(
         self,
         x: Tensor,
@@ -346,19 +367,19 @@ class VAE(nn.Module):
         Raises:
             ValueError: ``samples`` or ``chunk`` is below 1.
         """
-        if samples < 1 or chunk < 1:
-            raise ValueError(
-                f"samples and chunk must be at least 1, got samples={samples}, chunk={chunk}"
-            )
-        total = x.new_full((x.shape[0],), -math.inf)
+        check_count("samples", samples, 1)
+        check_count("chunk", chunk, 1)
+        total = torch.tensor(-math.inf)
         for start in range(0, samples, chunk):
             log_px_z, z, mu, log_var = self._draw(x, min(chunk, samples - start), generator)
             log_pz = gaussian_log_prob(z, torch.zeros_like(mu), torch.zeros_like(log_var))
             log_weights = log_px_z + log_pz - gaussian_log_prob(z, mu, log_var)
-            total = torch.logaddexp(total, log_weights.logsumexp(0))
+            some = log_weights.logsumexp(0)
+            total = some if start == 0 else torch.logaddexp(total, some)
         return total - math.log(samples)
 
     @torch.no_grad()
+    @evaluates
     def sample(
         self,
         n: int,
@@ -368,13 +389,24 @@ class VAE(nn.Module):
     ) -> Tensor:
         """Ancestral sampling, ``z ~ p(z)`` then ``x ~ p(x|z)``: ``(n, *data_shape)``."""
         _refuse_labels(y)
-        weight = next(self.parameters())
-        z = torch.randn(
-            (n, self.latent_dim), dtype=weight.dtype, device=weight.device, generator=generator
-        )
+        check_count("n", n)
+        z = gaussian((n, self.latent_dim), next(self.parameters()), generator)
         return self.likelihood.sample(self.decode(z), generator=generator)
 
 
 def _refuse_labels(y: Tensor | None) -> None:
-    if y is not None:
-        raise ValueError("y must be None: the VAE of 1312.6114 is not conditional")
+    context_of(y, 0, 0, None)
+
+
+def seen_by(encoder: nn.Module, likelihood: Likelihood, x: Tensor) -> Tensor:
+    """What an encoder sees of the data: levels scaled to [-1, 1], all else as it is, in the dtype
+    of its weights.
+
+    Raises:
+        ValueError: the likelihood is of levels, and ``x`` holds others.
+    """
+    levels = getattr(likelihood, "levels", 0)
+    if levels:
+        check_levels("x", x, levels)
+    x = in_dtype_of(encoder, x)
+    return 2 * x / (levels - 1) - 1 if levels else x

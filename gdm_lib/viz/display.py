@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
+from gdm_lib._console import legible
 from gdm_lib._lazy import needs
 
 __all__ = ["figure_html", "png", "show", "show_source", "table"]
@@ -327,7 +328,7 @@ def _shell() -> object | None:
 
 def _publish(bundle: dict[str, str]) -> None:
     if _shell() is None:
-        print(bundle["text/plain"])
+        print(legible(bundle["text/plain"]))
         return
     from IPython.display import display
 

@@ -62,24 +62,33 @@ def image_grid(
     row_titles: Sequence[str] | None = None,
     column_titles: Sequence[str] | None = None,
     vmin: float = 0.0,
-    vmax: float = 1.0,
+    vmax: float | None = None,
 ) -> Axes:
     """Draw images as one mosaic, row by row, with a thin gap between them.
 
     Args:
-        images: ``(N, C, H, W)`` with one or three channels, or ``(N, H, W)``.
+        images: ``(N, C, H, W)`` with one or three channels, or ``(N, H, W)``; of integers other
+            than 0 and 1 only together with ``vmax``.
         columns: images in a row; by default about the square root of ``N``.
         ax: where to draw; by default a new figure of the mosaic's shape.
         title: above the mosaic.
         row_titles: one text for each row, to the left.
         column_titles: one text for each column, above.
         vmin: the value shown black.
-        vmax: the value shown white.
+        vmax: the value shown white; 1 if left out.
 
     Raises:
-        ValueError: if ``images`` has another shape or no image, or a title is missing.
+        ValueError: if ``images`` has another shape or no image, or integers whose white is not
+            known; or if a title is missing.
     """
-    pixels = to_pixels(images, vmin, vmax)
+    images = torch.as_tensor(images)
+    if vmax is None and not images.is_floating_point() and bool((images > 1).any()):
+        white = "255" if images.dtype == torch.uint8 else "levels - 1"
+        raise ValueError(
+            f"images: expected values of which 1 is white, got {images.dtype} up to "
+            f"{int(images.max())}; give vmax={white} to say which number is white"
+        )
+    pixels = to_pixels(images, vmin, 1.0 if vmax is None else vmax)
     n, height, width, _ = pixels.shape
     if columns is None:
         columns = math.ceil(math.sqrt(n))

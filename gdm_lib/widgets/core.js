@@ -21,8 +21,8 @@ function h(tag, props = {}, ...children) {
   return element;
 }
 
-let serial = 0; // makes the ids of labels unique on a page
-const unique = () => `gdm-${Date.now().toString(36)}-${serial++}`;
+/** An id for a label, unlike those of other modules on the page too. */
+const unique = () => `gdm-${Math.random().toString(36).slice(2)}`;
 
 /** A number with a true minus sign. */
 const digits = (value, places = 2) => value.toFixed(places).replace("-", "−");
@@ -120,14 +120,17 @@ class Frame {
     this.spec = model.get("spec");
     this.values = { ...model.get("values") };
     this.undo = []; // what to do when the widget leaves the page
-    this.controls = {}; // by key: shows a value
-    this.holds = {}; // by key: takes a value that may be out of range
+    this.controls = Object.create(null); // by key: shows a value
+    this.holds = Object.create(null); // by key: takes a value that may be out of range
     this.changed = () => {}; // the widget's own: a control has moved
+    this.unheard = () => this.giveUp(); // the widget's own: the kernel does not answer
     this.waiting = new Map();
 
     this.stage = h("div", { class: "gdm-stage" });
     this.room = h("div", { class: "gdm-room" });
     this.status = h("p", { class: "gdm-status", role: "status" });
+    const again = { type: "button", class: "gdm-again", onclick: () => this.retry() };
+    this.again = h("button", again, "Try again");
     this.root = h("div", { class: `gdm gdm-${kind}`, "data-gdm-kind": kind }, this.stage);
     this.root.append(this.room, this.status);
     this.root.style.setProperty("--gdm-width", `${this.spec.width}px`);
@@ -177,7 +180,8 @@ class Frame {
 
   refresh() {
     const text = this.failed || this.noticed || this.pending || this.text || "";
-    if (this.status.textContent !== text) this.status.textContent = text;
+    if (this.said !== text) this.status.replaceChildren(text, ...(this.failed ? [" ", this.again] : []));
+    this.said = text;
     this.status.classList.toggle("gdm-fault", Boolean(this.failed));
     this.root.toggleAttribute("data-gdm-busy", Boolean(this.pending));
     this.root.toggleAttribute("data-gdm-failed", Boolean(this.failed));
@@ -227,10 +231,13 @@ class Frame {
   wait() {
     clearTimeout(this.impatient);
     if (this.model.get("in_page") || !this.waiting.size) return;
-    this.impatient = setTimeout(() => {
-      for (const { reject } of this.waiting.values()) reject(new Silence());
-      this.waiting.clear();
-    }, this.spec.patience || PATIENCE_MS);
+    this.impatient = setTimeout(() => this.unheard(), this.spec.patience || PATIENCE_MS);
+  }
+
+  /** Waits no longer for what was asked. */
+  giveUp() {
+    for (const { reject } of this.waiting.values()) reject(new Silence());
+    this.waiting.clear();
   }
 
   receive(content, buffers) {
@@ -269,6 +276,13 @@ class Frame {
         "cell again, or move a control once the kernel is idle."
       : `This picture could not be made: ${error.message}`;
     this.refresh();
+  }
+
+  /** Asks once more for what failed. */
+  retry() {
+    this.failed = "";
+    this.refresh();
+    this.changed();
   }
 
   // -- controls

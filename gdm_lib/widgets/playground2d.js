@@ -224,8 +224,10 @@ function playground(frame, model) {
   let turn = Promise.resolve();
   /** One task at a time, in the order of what was pressed. */
   const once = (task) => {
+    if (frame.silent) frame.giveUp();
     turn = turn.then(async () => {
       frame.failed = "";
+      frame.silent = false;
       try {
         await task();
       } catch (error) {
@@ -233,6 +235,12 @@ function playground(frame, model) {
       }
     });
     return turn;
+  };
+  // A picture that comes late is shown nevertheless: what was pressed is not lost. Only the next
+  // press gives it up, and asks anew.
+  frame.unheard = () => {
+    pause();
+    frame.fault(new Silence());
   };
   const toggle = () => {
     if (playing) return pause();

@@ -7,6 +7,7 @@ import torch
 from scipy import stats
 from torch import nn
 
+from gdm_lib.autoregression import sequential, sequential_naive
 from gdm_lib.autoregressive import made as paper
 from gdm_lib.autoregressive.made import (
     MADE,
@@ -17,7 +18,13 @@ from gdm_lib.autoregressive.made import (
     spread_degrees,
 )
 from gdm_lib.bijections import OneHot
-from gdm_lib.likelihoods import Bernoulli, Gaussian
+from gdm_lib.likelihoods import (
+    Bernoulli,
+    Categorical,
+    DiscretizedLogisticMixture,
+    Gaussian,
+    Softmax,
+)
 from gdm_lib.protocols import LikelihoodModel
 from tests.helpers import loud, seeded
 
@@ -203,14 +210,14 @@ def test_one_and_two_variables(dim):
         (lambda: MADE((3,), orders=[[0, 1, 1]]), "orders must be permutations of 0..2"),
         (lambda: MADE((3,)).log_prob(torch.zeros(2, 4)), r"x must be a batch of shape \(B, 3\)"),
         (lambda: MADE((3,)).log_prob(torch.full((2, 3), 0.5)), "x must hold only 0 and 1"),
-        (lambda: MADE((3,)).loss(torch.zeros(2, 3), torch.zeros(2, 1)), "context must be None"),
+        (lambda: MADE((3,)).loss(torch.zeros(2, 3), torch.zeros(2, 1)), "y must be None"),
         (
             lambda: MADE((3,), context_dim=2).log_prob(torch.zeros(2, 3)),
-            r"context must have shape \(2, 2\), got None",
+            "y must have one row for each of 2 items, got None",
         ),
         (
             lambda: MADE((3,), context_dim=2).sample(4, torch.zeros(4, 3)),
-            r"context must have shape \(\d, 2\), got \(\d, 3\)",
+            r"y must give a context of 2 features, \(B, 2\), got \(4, 3\)",
         ),
     ],
 )  # fmt: skip
@@ -221,3 +228,140 @@ def test_bad_input_is_refused_by_name(call, message):
 
 def test_bernoulli_is_the_default():
     assert isinstance(MADE((3,)).likelihood, Bernoulli)
+
+
+# -- as the authors' code has it
+
+
+@pytest.mark.parametrize("hidden", [(), (40,), (40, 30)])
+@DEGREES
+def test_direct_connections_leave_the_jacobian_strictly_triangular(hidden, degrees):
+    net = MaskedMLP(
+        5, hidden, 2, orders=[ORDER], degrees=degrees, direct=True, activation=nn.Tanh,
+        generator=seeded(),
+    )  # fmt: skip
+    loud(net, 0.8)
+    x = torch.randn(1, 5, generator=seeded(2), dtype=torch.float64)
+    jacobian = torch.autograd.functional.jacobian(lambda v: net(v), x)[0, :, :, 0]
+    place = torch.tensor(ORDER).argsort()
+    before = place[:, None] > place
+    assert torch.equal(jacobian != 0, before.expand(2, 5, 5))
+    with torch.no_grad():
+        for layer in net.layers:
+            layer.weight.zero_()
+    linear = torch.autograd.functional.jacobian(lambda v: net(v), x)[0, :, :, 0]
+    assert torch.equal(linear != 0, before.expand(2, 5, 5)), "the direct weights alone do it"
+
+
+@pytest.mark.parametrize("masks", [1, 3])
+def test_with_direct_connections_and_several_masks_probabilities_sum_to_one(masks):
+    model = MADE(
+        (4,), (12, 9), orders=random_orders(4, 2, seeded()), degrees=random_degrees,
+        direct=True, masks=masks, generator=seeded(1),
+    )  # fmt: skip
+    loud(model, 0.8)
+    assert model.net.orders == 2 * masks
+    total = model.log_prob(every_bit_string(4)).logsumexp(0)
+    assert float(total.detach()) == pytest.approx(0, abs=1e-10)
+
+
+def test_training_draws_among_the_masks_of_one_order():
+    model = loud(MADE((6,), (9,), degrees=random_degrees, masks=4, generator=seeded()), 0.8)
+    assert len({tuple(model.net.degrees(1, k).tolist()) for k in range(4)}) == 4
+    assert len({tuple(model.net.degrees(0, k).tolist()) for k in range(4)}) == 1
+    x = every_bit_string(6)
+    seen = {float(model.loss(x, generator=seeded(i))["loss"].detach()) for i in range(40)}
+    assert len(seen) == 4
+
+
+def test_many_masks_take_little_memory():
+    model = MADE((50,), (100,), degrees=random_degrees, masks=300)
+    weights = sum(p.numel() for p in model.parameters())
+    assert sum(b.numel() * b.element_size() for b in model.buffers()) < 40 * weights
+
+
+@pytest.mark.parametrize("direct", [False, True])
+@pytest.mark.parametrize("hidden", [(), (9,), (9, 7)])
+@pytest.mark.parametrize("context_dim", [0, 3])
+def test_the_incremental_sampler_is_the_naive_one(direct, hidden, context_dim):
+    net = MaskedMLP(
+        5, hidden, 2, orders=[ORDER, ORDER[::-1]], degrees=random_degrees, direct=direct,
+        context_dim=context_dim, generator=seeded(),
+    )  # fmt: skip
+    loud(net, 0.8)
+    start = torch.zeros(6, 5, dtype=torch.float64)
+    context = torch.randn(6, 3, generator=seeded(1)).double() if context_dim else None
+    noise = torch.randn(5, 6, generator=seeded(2)).double()
+
+    def rule(params: torch.Tensor, place: tuple[int, ...]) -> torch.Tensor:
+        mean, log_scale = params.unbind(1)
+        return mean + torch.tanh(log_scale).exp() * noise[place[0]]
+
+    with torch.no_grad():
+        for order in (0, 1):
+            fast, slow = (
+                solve(net, rule, start, context, order) for solve in (sequential, sequential_naive)
+            )
+            torch.testing.assert_close(fast, slow)
+
+
+@pytest.mark.parametrize("hidden", [(), (64,), (64, 64)])
+@DEGREES
+def test_a_context_reaches_the_first_variable_of_every_net(hidden, degrees):
+    """With ReLU, and degrees as they fall: the first conditional has no other input."""
+    for seed in range(50):
+        torch.manual_seed(seed)
+        net = MaskedMLP(64, hidden, degrees=degrees, context_dim=2, generator=seeded(seed))
+        with torch.no_grad():
+            out = net(torch.zeros(2, 64), torch.eye(2))[:, 0]
+        assert (out[0] != out[1]).all()
+        for layer in range(1, len(hidden) + 1):
+            assert net.degrees(layer).min() == 0
+
+
+def test_a_checkpoint_from_before_the_context_reached_the_output_is_the_same_network():
+    old = MaskedMLP(5, (8,), context_dim=2)
+    nn.init.zeros_(old.context_to_output.weight)
+    state = {k: v for k, v in old.state_dict().items() if k != "context_to_output.weight"}
+    new = MaskedMLP(5, (8,), context_dim=2)
+    new.load_state_dict(state)
+    x, context = torch.randn(3, 5, generator=seeded()), torch.randn(3, 2, generator=seeded(1))
+    assert torch.equal(new(x, context), old(x, context))
+
+
+@pytest.mark.parametrize(
+    "likelihood", [Categorical(3), DiscretizedLogisticMixture(3, 2), Softmax(3)]
+)
+def test_levels_are_a_density_too(likelihood):
+    model = loud(MADE((1, 3), (12,), likelihood=likelihood, direct=True), 0.5)
+    every = torch.tensor(list(itertools.product(range(3), repeat=3)))[:, None]
+    p = model.log_prob(every).exp().detach()
+    assert float(p.sum()) == pytest.approx(1)
+    x = model.sample(20_000, generator=seeded())
+    assert x.shape == (20_000, 1, 3)
+    assert x.dtype == torch.int64
+    counts = torch.bincount((x[:, 0] @ torch.tensor([9, 3, 1])), minlength=27).double()
+    chi2 = float(((counts - 20_000 * p) ** 2 / (20_000 * p)).sum())
+    assert chi2 < stats.chi2(26).ppf(0.9999)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: MADE((3,), orders=[0, 1, 2]), r"got \[0, 1, 2\]; one order alone is \[order\]"),
+        (lambda: MADE((3,), orders=[]), "orders must be permutations"),
+        (lambda: MADE((3,), masks=0), "masks must be at least 1, got 0"),
+        (lambda: MADE((3,), masks=2), "masks must be 1 with spread_degrees.*random_degrees"),
+        (
+            lambda: MADE((3, 2), likelihood=DiscretizedLogisticMixture(4, channels=3)),
+            "likelihood must be of one variable.*channels=1",
+        ),
+        (
+            lambda: MADE((3,), likelihood=Categorical(4)).log_prob(torch.zeros(2, 3)),
+            "x must hold int64 levels 0 to 3",
+        ),
+    ],
+)
+def test_what_cannot_be_made_is_refused_by_name(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -1,7 +1,9 @@
 """What 1701.05517 claims of PixelCNN++, asserted."""
 
+import copy
 import itertools
 import math
+import pickle
 
 import pytest
 import torch
@@ -406,6 +408,52 @@ def test_bad_arguments_are_refused_by_name():
         PixelCNNpp((3, 6, 6), likelihood=Softmax(256), **SMALL)
     with pytest.raises(ValueError, match="components and channels at least 1, got 4, 0 and 1"):
         PixelCNNpp((1, 6, 6), levels=4, components=0)
+
+
+def test_a_model_that_has_learned_is_not_initialised_unless_told():
+    made = PixelCNNpp((1, 4, 4), levels=4, **SMALL)
+    x = levels(30, 1, 4, 4)
+    made.initialise(x)
+    trained = {name: value.clone() for name, value in made.state_dict().items()}
+    loaded = PixelCNNpp((1, 4, 4), levels=4, **SMALL)
+    loaded.load_state_dict(trained)
+    for model_ in (made, loaded, copy.deepcopy(made)):
+        with pytest.raises(ValueError, match=r"again must be True .* give again=True"):
+            model_.initialise(levels(30, 1, 4, 4, seed=1))
+        assert all(torch.equal(v, trained[k]) for k, v in model_.state_dict().items())
+    loaded.initialise(levels(30, 1, 4, 4, seed=1), again=True)
+    assert not torch.equal(loaded.head.bias, made.head.bias)
+
+
+def test_one_step_of_training_is_enough_to_have_learned():
+    made = PixelCNNpp((1, 4, 4), levels=4, **SMALL)
+    optimizer = torch.optim.SGD(made.parameters(), lr=1e-3)
+    made.loss(levels(8, 1, 4, 4))["loss"].backward()
+    optimizer.step()
+    with pytest.raises(ValueError, match="again must be True"):
+        made.initialise(levels(8, 1, 4, 4))
+
+
+def test_an_empty_batch_initialises_nothing():
+    made = PixelCNNpp((1, 4, 4), levels=4, **SMALL)
+    with pytest.raises(ValueError, match="x must have at least one item"):
+        made.initialise(levels(0, 1, 4, 4))
+    assert all(p.isfinite().all() for p in made.parameters())
+
+
+def test_a_pickled_model_is_the_same_and_its_own():
+    made = model((1, 4, 4))
+    again = pickle.loads(pickle.dumps(made))
+    x = levels(5, 1, 4, 4)
+    expected = made.log_prob(x)
+    assert torch.equal(again.log_prob(x), expected)
+    assert list(again.state_dict()) == list(made.state_dict())
+    again.load_state_dict(made.state_dict())
+    with torch.no_grad():
+        for p in again.parameters():
+            p.mul_(1.5)
+    assert not torch.equal(again.log_prob(x), expected)
+    assert torch.equal(made.log_prob(x), expected)
 
 
 def test_bad_input_is_refused_by_name():

@@ -85,6 +85,22 @@ def test_a_decoded_level_is_encoded_as_itself():
     assert (amplitudes[0], amplitudes[-1]) == (-1, 1)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("mu", [1e-6, 0.1, 1, 15, 100, 255, 1000, 65535, 1e9])
+def test_every_level_comes_back_whatever_mu(mu, dtype):
+    """Rounding takes the outermost amplitudes of many of these beyond 1, where encoding refuses."""
+    for levels in (*range(2, 300), 1024, 4096, 65535, 65536):
+        every = torch.arange(levels)
+        amplitudes = mu_law_decode(every, levels, mu=mu).to(dtype)
+        assert amplitudes.abs().max() <= 1
+        assert torch.equal(mu_law_encode(amplitudes, levels, mu=mu), every)
+
+
+def test_sixteen_bits_are_encoded_in_32():
+    x = torch.linspace(-1, 1, 4001).half()
+    assert torch.equal(mu_law_encode(x, 1024), mu_law_encode(x.float(), 1024))
+
+
 @pytest.mark.parametrize(
     ("call", "told"),
     [

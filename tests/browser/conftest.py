@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
@@ -64,20 +65,31 @@ def chromium() -> Iterator[Browser]:
         browser.close()
 
 
+class Mishap(NamedTuple):
+    """What a page says went wrong."""
+
+    text: str
+    source: str
+    """Where: the address of the script that said so, or the stack of what was thrown."""
+
+
 class Visit:
     """A page that is confined to this machine, and what went wrong on it."""
 
     def __init__(self, context: BrowserContext) -> None:
         self.page: Page = context.new_page()
         self.foreign: list[str] = []
-        self.errors: list[str] = []
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.errors: list[Mishap] = []
+        self.page.on("pageerror", self._thrown)
         self.page.on("console", self._console)
         self.page.route("**/*", self._route)
 
+    def _thrown(self, error) -> None:
+        self.errors.append(Mishap(str(error), error.stack or ""))
+
     def _console(self, message) -> None:
         if message.type == "error":
-            self.errors.append(f"{message.text} ({message.location.get('url', '')})")
+            self.errors.append(Mishap(message.text, message.location.get("url", "")))
 
     def _route(self, route) -> None:
         address = route.request.url

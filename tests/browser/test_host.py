@@ -1,12 +1,14 @@
 """The host that revives widgets on a page without kernel, with widgets of a few lines."""
 
 import base64
+import hashlib
 import json
 
 import pytest
 import torch
 from torch import nn
 
+from chapters._tools.book_site import ENGINE, ENGINE_FILES
 from gdm_lib import pretrained
 from gdm_lib.widgets import LatentExplorer, export
 from tests.browser.conftest import served
@@ -27,6 +29,8 @@ def digits():
     return pretrained.load("vae/mnist_2d")
 
 
+# As on a page that comes over http from another machine.
+NO_SUBTLE = "Object.defineProperty(Crypto.prototype, 'subtle', { get: () => undefined })"
 FIGURE = (
     '<figure data-gdm-widget="{id}" data-gdm-alone="{alone}">'
     '<img alt="still" width="40" height="40" '
@@ -45,7 +49,9 @@ def page_of(tmp_path, visit):
     write_page(tmp_path, name="unused.html")
     with served(tmp_path) as address:
 
-        def open_page(state, *, between="", raw=None, alone="true"):
+        def open_page(state, *, between="", raw=None, alone="true", secure=True):
+            if not secure:
+                visit.page.add_init_script(NO_SUBTLE)
             body = between.join(FIGURE.format(id=name, alone=alone) for name in state)
             text = raw or json.dumps({"state": state}).replace("<", "\\u003c")
             (tmp_path / "bare.html").write_text(PAGE.format(body=body, state=text))
@@ -145,6 +151,66 @@ class TestAnyWidget:
         text = visit.page.locator("figure").inner_text()
         assert "the file widgets/gone.bin is missing (status 404)" in text
 
+    @pytest.mark.parametrize("secure", [True, False])
+    def test_a_damaged_file_of_frames_is_named_and_tried_again(self, page_of, tmp_path, secure):
+        content = bytes(range(256)) * 40
+        name = f"{hashlib.sha256(content).hexdigest()[:32]}.bin"
+        (tmp_path / "_static" / "widgets" / name).write_bytes(content[:-1] + b"x")
+        script = """export default { render({ model, el }) {
+          el.textContent = `${model.get('sheet').byteLength} bytes` } }"""
+        buffers = [{"path": ["sheet"], "encoding": "url", "data": f"widgets/{name}"}]
+        visit = page_of({"a": entry(script, buffers=buffers, sheet=None)}, secure=secure)
+        figure = visit.page.locator("figure")
+        assert f"the file widgets/{name} is damaged" in figure.inner_text()
+        assert figure.locator("img").is_visible()
+        (tmp_path / "_static" / "widgets" / name).write_bytes(content)
+        figure.get_by_role("button", name="Try again").click()
+        visit.page.get_by_text("10240 bytes").wait_for()
+        assert figure.locator("img, button").count() == 0
+
+    def test_a_script_that_did_not_come_is_tried_again(self, page_of, tmp_path):
+        visit = page_of({"a": entry("widgets/late.js", name="late", count=3)})
+        figure = visit.page.locator("figure")
+        assert "the file widgets/late.js is missing (status 404)" in figure.inner_text()
+        (tmp_path / "_static" / "widgets" / "late.js").write_text(COUNTER)
+        figure.get_by_role("button", name="Try again").click()
+        figure.get_by_role("button", name="late 3").wait_for()
+
+    @pytest.mark.parametrize(
+        "path",
+        [
+            ["__proto__", "polluted"],
+            ["constructor", "prototype", "polluted"],
+            ["deep", "__proto__", "polluted"],
+            ["deep", "list", "constructor", "polluted"],
+            ["deep", "list", "__proto__"],
+            ["__proto__"],
+            ["deep", "constructor"],
+            ["text", "polluted"],
+            ["nowhere", "polluted"],
+            [],
+        ],
+        ids=str,
+    )
+    def test_a_path_from_outside_reaches_nothing_but_the_state(self, page_of, path):
+        buffers = [{"path": path, "encoding": "base64", "data": "AQI="}]
+        state = entry(name="a", count=0, deep={"list": [1]}, text="abc", buffers=buffers)
+        visit = page_of({"a": state, "good": entry(name="good", count=0)})
+        text = visit.page.locator("figure").first.inner_text()
+        assert f"no place for the binary data of {'.'.join(path)}" in text
+        found = visit.page.evaluate(
+            "[({}).polluted, [].polluted, ''.polluted, Object.polluted, Array.polluted]"
+        )
+        assert found == [None] * 5
+        visit.page.get_by_role("button", name="good 0").click()
+
+    def test_no_name_of_a_widget_or_of_a_value_is_special(self, page_of):
+        script = """export default { render({ model, el }) { el.textContent =
+          [model.get('constructor'), model.get('__proto__'), model.get('x')].join(' ') } }"""
+        raw = json.dumps({"state": {"__proto__": {"state": {"_esm": script, "x": 5}}}})
+        visit = page_of({"__proto__": None}, raw=raw)
+        assert visit.page.locator("figure").inner_text().strip() == "5"
+
     def test_a_widget_that_needs_a_kernel_stays_a_picture(self, page_of):
         visit = page_of({"a": entry(name="a", count=0)}, alone="false")
         assert visit.page.locator("figure").inner_text() == "Still."
@@ -154,6 +220,14 @@ class TestAnyWidget:
         visit = page_of({"a": entry()}, raw='{"state": {')
         assert visit.page.locator("figure").inner_text() == "Still."
         assert visit.errors == []
+
+
+@pytest.mark.skipif(not ENGINE_READY, reason="onnxruntime-web is not installed (needs npm)")
+def test_the_digests_of_the_engine_are_those_of_its_files():
+    found = {
+        name: hashlib.sha256((ENGINE / name).read_bytes()).hexdigest() for name in ENGINE_FILES
+    }
+    assert found == ENGINE_FILES
 
 
 @pytest.mark.skipif(not ENGINE_READY, reason="onnxruntime-web is not installed (needs npm)")
@@ -213,6 +287,85 @@ class TestModels:
         assert (
             "the engine for models could not be loaded" in page.locator(".gdm-status").inner_text()
         )
+
+    @pytest.mark.parametrize(
+        ("name", "how"),
+        [
+            *((name, "aborted") for name in (*ENGINE_FILES, "*.onnx")),
+            ("*.wasm", "missing"),
+            ("*.wasm", "truncated"),
+            ("*.onnx", "truncated"),
+        ],
+    )
+    def test_one_failed_fetch_is_said_and_tried_again(self, spoiled, visit, name, how):
+        def fail(route):
+            if how == "aborted":
+                route.abort()
+            elif how == "missing":
+                route.fulfill(status=404)
+            else:
+                content = route.fetch().body()
+                route.fulfill(body=content[: len(content) // 2], headers={"Cache-Control": "none"})
+
+        visit.page.route(f"**/{name}", fail)
+        page = spoiled(lambda static: None).page
+        status = page.locator(".gdm-status.gdm-fault")
+        status.wait_for()
+        said = {"aborted": "could not be fetched", "missing": "is missing (status 404)"}
+        assert said.get(how, "is damaged") in status.inner_text()
+        assert name.removeprefix("*") in status.inner_text()
+        # In vain once more, then not.
+        status.get_by_role("button", name="Try again").click()
+        status.wait_for()
+        visit.page.unroute(f"**/{name}", fail)
+        status.get_by_role("button", name="Try again").click()
+        page.locator("[data-gdm-pictures]").wait_for()
+        root = page.locator(".gdm")
+        settle(page, root)
+        assert page.get_by_role("button", name="Try again").count() == 0
+        before = pictures(root)
+        root.get_by_label("z₁", exact=True).press("End")
+        wait_for_change(page, root, before, "End")
+
+    def test_the_next_move_tries_again_by_itself(self, spoiled, visit):
+        wasm = "**/ort-wasm-simd-threaded.wasm"
+        visit.page.route(wasm, lambda route: route.abort())
+        page = spoiled(lambda static: None).page
+        page.locator(".gdm-status.gdm-fault").wait_for()
+        visit.page.unroute(wasm)
+        page.get_by_label("z₁", exact=True).press("End")
+        page.locator("[data-gdm-pictures]").wait_for()
+        assert page.locator(".gdm-fault").count() == 0
+
+    def test_files_are_held_to_their_digests_over_http_too(self, spoiled, visit):
+        visit.page.add_init_script(NO_SUBTLE)
+        fine = spoiled(lambda static: None).page
+        fine.locator("[data-gdm-pictures]").wait_for()
+        for pattern in ("*.onnx", "*.wasm"):
+
+            def spoil(static, pattern=pattern):
+                file = next(static.rglob(pattern))
+                content = bytearray(file.read_bytes())
+                content[len(content) // 2] ^= 1
+                file.write_bytes(content)
+
+            status = spoiled(spoil).page.locator(".gdm-status.gdm-fault")
+            status.wait_for()
+            assert "is damaged" in status.inner_text()
+
+    def test_the_digest_without_the_browsers_help_is_sha_256(self, spoiled, visit):
+        page = spoiled(lambda static: None).page
+        lengths = [0, 1, 3, 55, 56, 57, 63, 64, 65, 119, 120, 128, 1000, 65_537]
+        found = page.evaluate(
+            f"""async (lengths) => {{ {NO_SUBTLE};
+              const {{ sha256 }} = await import('./_static/widgets/host.js');
+              return Promise.all(lengths.map((n) =>
+                sha256(Uint8Array.from({{ length: n }}, (_, i) => (7 * i + n) % 256).buffer)));
+              }}""",
+            lengths,
+        )
+        contents = [bytes((7 * i + n) % 256 for i in range(n)) for n in lengths]
+        assert found == [hashlib.sha256(content).hexdigest() for content in contents]
 
     def test_loading_is_said_and_a_model_is_fetched_once_for_two_widgets(
         self, spoiled, digits, visit

@@ -146,14 +146,14 @@ def with_kernel(visitor, tmp_path):
     """Opens a page whose script asks the widget in Python, as it does in JupyterLab."""
     with served(tmp_path) as address:
 
-        def open_page(widget):
+        def open_page(widget, **spec):
             visit = visitor()
             state = {
                 name: base64.b64encode(value).decode() if isinstance(value, bytes) else value
                 for name, value in widget.get_state().items()
                 if name in ("spec", "values", "sheet", "track", "points", "poster", "in_page")
             }
-            state["spec"] = {**state["spec"], "patience": 500}
+            state["spec"] = {**state["spec"], **spec}
             (tmp_path / "state.json").write_text(json.dumps(state), "utf-8")
             (tmp_path / "widget.js").write_text(widget._esm, "utf-8")
             (tmp_path / "widget.css").write_text(widget._css, "utf-8")
@@ -223,18 +223,51 @@ class TestKernel:
         until(page, 3)
         assert widget.losses == by_hand(3, seed=1)[1]
 
-    def test_a_kernel_that_was_busy_loses_no_step(self, with_kernel):
+    @pytest.mark.parametrize("press", ["Step", "Play"])
+    def test_a_press_that_a_busy_kernel_answers_late_is_not_lost(self, with_kernel, press):
         widget = small()
-        visit = with_kernel(widget)
+        visit = with_kernel(widget, patience=100)
         page, root = visit.page, live(visit)
         before = settle(page, root)
-        page.evaluate("kernel.delay = 1000")
+        page.evaluate("kernel.delay = 800")
+        root.get_by_role("button", name=press).click()
+        root.locator(".gdm-fault").wait_for()
+        assert "The kernel does not answer" in said(root)
+        assert pictures(root) == before
+        until(page, 9)
+        assert not root.locator(".gdm-fault").count()
+        assert "after 9 training steps" in said(root)
+        root.get_by_role("button", name="Play").wait_for()
+        assert page.evaluate("kernel.asked") == 1
+        assert widget.losses == by_hand(9, seed=0)[1]
+
+    def test_a_press_after_silence_asks_anew(self, with_kernel):
+        """A kernel that was restarted will never answer what was asked before."""
+        widget = small()
+        visit = with_kernel(widget, patience=100)
+        page, root = visit.page, live(visit)
+        page.evaluate("kernel.delay = 1e6")
+        root.get_by_role("button", name="Step").click()
+        root.locator(".gdm-fault").wait_for()
+        page.evaluate("kernel.delay = 0")
+        root.get_by_role("button", name="Reset").click()
+        page.wait_for_function("document.querySelector('.gdm-said').textContent === '0'")
+        assert "Seed 1." in said(root)
+        root.get_by_role("button", name="Step").click()
+        until(page, 3)
+        assert widget.losses == by_hand(3, seed=1)[1]
+
+    def test_a_kernel_that_was_busy_loses_no_step(self, with_kernel):
+        widget = small()
+        visit = with_kernel(widget, patience=500)
+        page, root = visit.page, live(visit)
+        before = settle(page, root)
+        page.evaluate("kernel.delay = 1e6")
         root.get_by_role("button", name="Play").click()
         root.locator(".gdm-fault").wait_for()
         assert "The kernel does not answer" in said(root)
         assert pictures(root) == before
         assert widget.steps == 9  # it was trained, but nobody heard
-        page.wait_for_function("!kernel.open")
         page.evaluate("kernel.delay = 0")
         root.get_by_role("button", name="Step").click()
         until(page, 9)

@@ -10,11 +10,27 @@ from pathlib import Path
 import pytest
 
 from tests.browser.conftest import served
-from tests.browser.widget_page import drive, settle
+from tests.browser.widget_page import drive, settle, wait_until
 
 SITE = Path(__file__).parents[2] / "_build" / "html"
 PAGES = sorted(path.relative_to(SITE).as_posix() for path in SITE.glob("chapters/**/*.html"))
 WITH_WIDGETS = [name for name in PAGES if "data-gdm-widget=" in (SITE / name).read_text("utf-8")]
+VIOLATIONS = """window.gdmViolations = [];
+  addEventListener("securitypolicyviolation", (event) =>
+    window.gdmViolations.push(`${event.effectiveDirective} ${event.blockedURI}`));"""
+HIDDEN = """root => [...root.querySelectorAll("input, select, button, [data-gdm-pad]")]
+  .filter((control) => {
+    const shown = control.closest("label") || control; // a radio lies unseen over its text
+    shown.scrollIntoView({ block: "center", inline: "nearest" });
+    for (let place = shown.parentElement; place !== root; place = place.parentElement)
+      place.scrollLeft = 0; // what must first be scrolled to is hidden
+    const { left, right, top, bottom, width, height } = shown.getBoundingClientRect();
+    const met = document.elementFromPoint((left + right) / 2, (top + bottom) / 2);
+    const clipped = [...root.querySelectorAll(".gdm-row, .gdm-row > *")].some((box) =>
+      box.contains(shown) && box !== shown && box.getBoundingClientRect().right < right - 1);
+    return clipped || left < 0 || right > innerWidth || width < 24 || height < 24
+      || !(shown.contains(met) || met?.contains(shown) && met.closest("[data-gdm-pad]"));
+  }).map((e) => e.labels?.[0]?.textContent || e.ariaLabel || e.textContent)"""
 SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
 
 if not PAGES:
@@ -48,7 +64,7 @@ def shows_what_is_written(page):
 
 def fits(page, width, theme, stem):
     page.emulate_media(color_scheme=theme)
-    page.wait_for_function("t => document.documentElement.dataset.theme === t", arg=theme)
+    wait_until(page, "t => document.documentElement.dataset.theme === t", theme)
     if folder := os.environ.get("GDM_SCREENSHOTS"):
         page.screenshot(path=Path(folder) / f"{stem}-{theme}.png", full_page=True)
     across = page.evaluate("document.documentElement.scrollWidth")
@@ -87,12 +103,21 @@ def every_control_moves_a_picture(page):
             print(f"widget {number}: {'; '.join(drive(page, figure.locator('.gdm')))}")
 
 
+def every_control_can_be_reached(page):
+    """Each is on the screen as a whole, and what a finger meets in its middle is the control."""
+    for number, root in enumerate(page.locator(".gdm").all(), 1):
+        root.scroll_into_view_if_needed()
+        hidden = root.evaluate(HIDDEN)
+        assert hidden == [], f"widget {number}"
+
+
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_works_fits_and_does_not_jump(visitor, site, name, size):
     """One load, for all that can be seen in one."""
     width, height = SIZES[size]
     visit = visitor(width=width, height=height, has_touch=size == "phone", color_scheme="light")
+    visit.page.add_init_script(VIOLATIONS)
     open_page(visit, f"{site}/{name}")
     page = visit.page
     shows_what_is_written(page)
@@ -109,6 +134,9 @@ def test_a_page_works_fits_and_does_not_jump(visitor, site, name, size):
         still.close()
         if size == "desktop":
             every_control_moves_a_picture(page)
+        else:
+            every_control_can_be_reached(page)
+    assert page.evaluate("window.gdmViolations") == []
     assert visit.errors == []
     assert visit.foreign == []
 
@@ -124,7 +152,7 @@ def test_a_page_that_turns_dark_looks_as_one_that_was_dark_from_the_start(visito
         come_alive(page)
         rooms(page)
         page.emulate_media(color_scheme="dark")
-        page.wait_for_function("document.documentElement.dataset.theme === 'dark'")
+        wait_until(page, "document.documentElement.dataset.theme === 'dark'")
         page.evaluate("scrollTo(0, 0)")
         seen.append(page.screenshot(full_page=True, animations="disabled"))
         assert visit.errors == []

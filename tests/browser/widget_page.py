@@ -1,5 +1,6 @@
 """A page like the site's around widgets made on the spot, and a driver for their controls."""
 
+import html
 import json
 import time
 from pathlib import Path
@@ -20,7 +21,8 @@ PAGE = """<!doctype html><html lang="en"{theme}><meta charset="utf-8">
   --pst-color-primary: #3fb1c5 }}</style>
 <h1>Before</h1>{figures}<p id="after">After</p>
 <script type="application/vnd.jupyter.widget-state+json">{state}</script>
-<script type="module" data-gdm-runtime="onnxruntime/" src="_static/widgets/host.js"></script></html>
+<script type="module" data-gdm-runtime="onnxruntime/" data-gdm-digests="{digests}"
+  src="_static/widgets/host.js"></script></html>
 """
 
 
@@ -49,7 +51,9 @@ def write_page(folder: Path, *widgets, theme: str = "light", name: str = "page.h
     figures = "".join(widget._repr_mimebundle_()[0]["text/html"] for widget in widgets)
     theme = ' data-theme="dark"' if theme == "dark" else ""
     path = folder / name
-    path.write_text(PAGE.format(figures=figures, state=text, theme=theme), encoding="utf-8")
+    digests = html.escape(json.dumps(ENGINE_FILES))
+    page = PAGE.format(figures=figures, state=text, theme=theme, digests=digests)
+    path.write_text(page, encoding="utf-8")
     return path
 
 
@@ -64,6 +68,14 @@ ROUND = """(e, kind) => { const all = [...e.querySelectorAll(kind)];
 PICTURES = """root => [...root.querySelectorAll('.gdm-stage canvas')]
     .map(canvas => canvas.toDataURL()).join('|')
     + [...root.querySelectorAll('.gdm-stage .gdm-marker')].map(m => m.style.cssText).join()"""
+
+
+def wait_until(page, expression: str, arg=None, timeout_s: float = 20) -> None:
+    """Wait for a condition on a page whose policy forbids ``eval``, which playwright's own uses."""
+    give_up = time.monotonic() + timeout_s
+    while not page.evaluate(expression, arg):
+        assert time.monotonic() < give_up, f"not within {timeout_s} s: {expression}"
+        page.wait_for_timeout(20)
 
 
 def pictures(root) -> str:
@@ -102,9 +114,7 @@ def drive(page, root) -> list[str]:
     """
     done = []
     root.scroll_into_view_if_needed()
-    page.wait_for_function(
-        "root => Number(root.dataset.gdmPictures) > 0", arg=root.element_handle(), timeout=20_000
-    )
+    wait_until(page, "root => Number(root.dataset.gdmPictures) > 0", root.element_handle())
     settle(page, root)
 
     def label_of(control) -> str:

@@ -12,18 +12,7 @@ sys.path.insert(0, str(ROOT))
 
 from chapters._tools import inputs, pairs  # noqa: E402
 
-HEADER = """---
-jupytext:
-  text_representation:
-    extension: .md
-    format_name: myst
-kernelspec:
-  display_name: Python 3
-  language: python
-  name: python3
----
-
-"""
+HEADER = pairs.HEADER + "\n"
 
 CHAPTER = """# A paper
 
@@ -39,6 +28,11 @@ It builds on [notation](../appendix/notation.md).
 The next cell draws the picture of the idea.
 
 ```{code-cell} ipython3
+---
+jupyter:
+  source_hidden: true
+tags: [hide-input]
+---
 import torch
 from gdm_lib import viz
 from gdm_lib.vae import vae

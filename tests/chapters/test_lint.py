@@ -5,6 +5,11 @@ import pytest
 
 from chapters._tools import lint
 from chapters._tools.markdown import parse, plain, slug
+from chapters._tools.prose import drift, sentences
+
+FOLD = "---\njupyter:\n  source_hidden: true\ntags: [hide-input]\n---\n"
+WIDGET_CELL = "```{code-cell} ipython3\nwidget"
+CELL = "```{{code-cell}} ipython3\n{}```\n"
 
 
 def found(book):
@@ -57,6 +62,27 @@ def test_a_chapter_that_keeps_every_rule_passes(book):
         ("L = 0.5", "a = b, \\\\\n[a, b] = 0.5", "begins with `[` and loses it"),
         ("import torch\n", "import torch  # eq. (2)\n", "cites eq. (2), but there are 1 equations"),
         ("That was that", ":::{figure} a.png\n:::\nThat was that", "no `:alt:`"),
+        ("tags: [hide-input]\n", "", "folded on the page or in JupyterLab only"),
+        ("jupyter:\n  source_hidden: true\n", "", "folded on the page or in JupyterLab only"),
+        (FOLD, "", "code is unfolded before the opening picture"),
+        (FOLD, "", "an import in an unfolded cell"),
+        ("widget()", "widget()\nax.plot(x)", "drawing (`ax`) in an unfolded cell"),
+        (
+            "widget()",
+            "widget()\n" + 25 * "x = 1\n",
+            "unfolded cell of 26 lines, expected at most 25",
+        ),
+        (
+            'print("equal to 1e-6:", True)',
+            'print("equal to 1e-6:", True)\n' + 39 * "x = 1\n",
+            "unfolded cell of 41 lines, expected at most 40",
+        ),
+        (
+            "widget()\n```\n",
+            "widget()\n```\n" + 12 * ("\nAnd one more of these.\n\n" + CELL.format(22 * "x = 1\n")),
+            "lines of unfolded code, expected at most 250",
+        ),
+        ("widget()\n```\n", "widget()\n```\n\n" + CELL.format("x = 1\n"), "no sentence after"),
     ],
 )
 def test_a_fault_in_the_text_is_found(book, old, new, told):
@@ -65,6 +91,22 @@ def test_a_fault_in_the_text_is_found(book, old, new, told):
     findings = found(book)
     assert any(told in finding for finding in findings), findings
     assert all(finding.startswith("chapters/vae/vae.md:") for finding in findings)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("widget()\n```\n", "widget()\n```\n\n" + CELL.format(FOLD + "ax.plot(x)\n")),
+        ("widget()\n", FOLD + "widget()\nimport math\n" + 60 * "x = 1\n"),
+        ("```{code-cell} ipython3\nwidget", CELL.format(FOLD + "x = 1\n") + "\n" + WIDGET_CELL),
+        (FOLD, "---\njupyter: {source_hidden: true}\ntags: [hide-input, other]\n---\n"),
+        ('print("equal', 35 * "x = 1\n" + 'print("equal'),
+    ],
+)
+def test_folded_code_may_be_long_and_show_what_the_cell_before_it_made(book, old, new):
+    book.replace(old, new)
+    book.store()
+    assert found(book) == []
 
 
 @pytest.mark.parametrize(
@@ -221,6 +263,24 @@ def test_the_command_prints_findings_and_fails(book, capsys):
     assert "is not a section of a chapter" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="there are: appendix/notation, index, vae/vae"):
         lint.main(["vae"], root=book.root)
+
+
+def test_a_chapter_says_how_it_reads():
+    text = (
+        "# T\n\nIt is short, because $x = 1$. But "
+        + "one " * 40
+        + "is long (e.g. this).\nAnd *a* third.\n\n- So it ends.\n\n"
+        + CELL.format("a = 1\n\nb = 2\n")
+        + "\n"
+        + CELL.format(FOLD + "c = 3\n")
+    )
+    blocks = parse(text)
+    said = [s.split()[0] for s in sentences(blocks)]
+    assert said == ["It", "But", "And", "So"]
+    got = drift(blocks)
+    assert got.long == 0.25
+    assert got.unfolded == 2
+    assert got.connectives == pytest.approx(1000 * 3 / got.words)
 
 
 def test_blocks_nest_and_know_their_lines():

@@ -1,7 +1,10 @@
 """Downloads from a server on the loopback that does everything wrong that a server can."""
 
+import dataclasses
 import errno
 import hashlib
+import io
+import itertools
 import os
 import subprocess
 import sys
@@ -9,10 +12,12 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
 import gdm_lib
+from gdm_lib import _files
 from gdm_lib.data import DataError, _download
 from gdm_lib.data._download import RemoteFile, cache_dir, fetch
 
@@ -25,6 +30,14 @@ class Handler(BaseHTTPRequestHandler):
         fault = self.path.split("/")[1]
         if fault == "missing":
             self.send_error(404, "Not Found")
+            return
+        if fault in ("raw", "drip", "steady"):
+            self.dishonest(fault)
+            return
+        if fault == "again":
+            self.send_response(302)
+            self.send_header("Location", self.server.location)
+            self.end_headers()
             return
         self.send_response(200)
         if fault == "short":  # whole as far as HTTP can tell
@@ -50,6 +63,29 @@ class Handler(BaseHTTPRequestHandler):
         except OSError:
             pass  # the client hung up, as it should on an endless body
 
+    def dishonest(self, fault):
+        """Bytes of its own choice, in its own time."""
+        try:
+            if fault == "raw":
+                once, again = self.server.raw
+                self.wfile.write(once)
+                while again:
+                    self.wfile.write(again)
+            elif fault == "drip":
+                for byte in self.server.drip or itertools.repeat(0, 1):
+                    self.wfile.write(bytes([byte]))
+                    self.wfile.flush()
+                    if self.server.never.wait(0.05):
+                        return
+                self.server.never.wait(1)
+            else:
+                self.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n")
+                for start in range(0, len(CONTENT), 50_000):
+                    self.wfile.write(CONTENT[start : start + 50_000])
+                    self.server.never.wait(self.server.pause)
+        except OSError:
+            pass  # the client hung up, as it should
+
     def log_message(self, *args):
         pass
 
@@ -58,11 +94,12 @@ class Handler(BaseHTTPRequestHandler):
 def server():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.hits = []
-    server.half_sent, server.go_on = threading.Event(), threading.Event()
+    server.half_sent, server.go_on, server.never = (threading.Event() for _ in range(3))
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     yield server
     server.go_on.set()
+    server.never.set()
     server.shutdown()
     thread.join()
     server.server_close()
@@ -151,41 +188,30 @@ def test_a_damaged_cached_file_that_cannot_be_replaced_is_reported(server, cache
         fetch(remote(server, "missing"))
 
 
-class FullDisk:
-    """A file on a disk with room for one chunk more."""
-
-    def __init__(self, handle, mode):
-        self.file = open(handle, mode)  # noqa: SIM115
-        self.writes = 0
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *details):
-        self.file.close()
+class FullDisk(io.FileIO):
+    """A file on a disk with room for one chunk."""
 
     def write(self, chunk):
-        self.writes += 1
-        if self.writes > 1:
+        if self.tell():
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return self.file.write(chunk)
+        return super().write(chunk)
 
 
 def test_a_full_disk_says_how_much_room_is_needed(server, cache, monkeypatch):
-    monkeypatch.setattr(_download.os, "fdopen", FullDisk)
+    monkeypatch.setattr(Path, "open", lambda path, mode: FullDisk(path, mode))
     with pytest.raises(DataError, match=r"No space left.*1\.0 MB are needed.*GDM_DATA_DIR"):
         fetch(remote(server, "ok"))
-    assert files_in(cache) == []
+    assert not cache.exists()
 
 
 def test_a_disk_that_fills_up_at_the_last_moment(server, cache, monkeypatch):
     def full(handle):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(_download.os, "fsync", full)
+    monkeypatch.setattr(_files.os, "fsync", full)
     with pytest.raises(DataError, match="No space left"):
         fetch(remote(server, "ok"))
-    assert files_in(cache) == []
+    assert not cache.exists()
 
 
 def test_a_cache_below_a_file_is_reported(server, cache, monkeypatch):
@@ -195,24 +221,30 @@ def test_a_cache_below_a_file_is_reported(server, cache, monkeypatch):
         fetch(remote(server, "ok"))
 
 
-def test_a_read_only_cache_is_reported_before_anything_is_asked_for(server, monkeypatch):
-    def read_only(**kwargs):
-        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+@pytest.fixture
+def read_only(monkeypatch):
+    """From now on no file can be made."""
 
-    monkeypatch.setattr(_download.tempfile, "mkstemp", read_only)
+    def make():
+        def mkstemp(**kwargs):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+        monkeypatch.setattr(_files.tempfile, "mkstemp", mkstemp)
+
+    return make
+
+
+def test_a_read_only_cache_is_reported_before_anything_is_asked_for(server, read_only):
+    read_only()
     asked = len(server.hits)
     with pytest.raises(DataError, match=r"Read-only file system.*can't be written"):
         fetch(remote(server, "ok"))
     assert len(server.hits) == asked
 
 
-def test_a_read_only_cache_that_has_the_file_is_enough(server, monkeypatch):
+def test_a_read_only_cache_that_has_the_file_is_enough(server, read_only):
     path = fetch(remote(server, "ok"))
-
-    def read_only(**kwargs):
-        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-
-    monkeypatch.setattr(_download.tempfile, "mkstemp", read_only)
+    read_only()
     assert fetch(remote(server, "ok")) == path
 
 
@@ -255,7 +287,9 @@ def test_a_killed_process_leaves_no_file_under_the_name(server, cache):
     process.communicate()
     server.go_on.set()
     assert not (cache / "set" / "file.gz").exists()
-    assert fetch(remote(server, "ok")).read_bytes() == CONTENT
+    path = fetch(remote(server, "ok"))
+    assert path.read_bytes() == CONTENT
+    assert files_in(cache) == [path]  # what the killed one left is gone
 
 
 def test_processes_at_once_all_get_the_whole_file(server, cache):
@@ -307,6 +341,227 @@ def test_the_cache_lies_where_it_should(monkeypatch, tmp_path):
     monkeypatch.setattr(_download.sys, "platform", "win32")
     monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "local"))
     assert cache_dir() == tmp_path / "local" / "gdm_lib"
+
+
+# -- what no honest server does, and what lies in the cache instead of a file
+
+
+LEADS = {
+    "http://[::1/x": "malformed",
+    "http://a..b/x": "malformed",
+    f"http://{'a' * 70}.b/x": "malformed",
+    "http://127.0.0.1:99999/x": ".",
+    "http://127.0.0.1:port/x": "nonnumeric port",
+    "http://127.0.0.1:-1/x": ".",
+    "http://": "infinite loop",  # which is the address that it leads from
+    "http://\u00fc\u00fc..\u00fc/x": ".",
+    "//[/x": "malformed",
+    "ftp://127.0.0.1/x": "unknown url type: ftp",
+    "file:///etc/passwd": "is not allowed",
+    "data:,x": "is not allowed",
+    "javascript:x": "is not allowed",
+    "\x1b[2J": ".",
+    "/again/file.gz": "redirect",
+}
+RAW = {
+    "no answer": b"",
+    "no HTTP": b"<html>\r\n\r\n",
+    "control characters": b"HTTP/1.1 500 \x1b[2J\x07\xff\r\n\r\n",
+    "long reason": b"HTTP/1.1 500 " + b"x" * 60_000 + b"\r\n\r\n",
+    "long line": b"HTTP/1.1 200 OK\r\nA: " + b"x" * 70_000 + b"\r\n\r\n",
+    "many headers": b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 200 + b"\r\n",
+    "no status": b"HTTP/1.1 abc OK\r\n\r\n",
+    "negative length": b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\nabc",
+    "huge length": b"HTTP/1.1 200 OK\r\nContent-Length: " + b"9" * 30 + b"\r\n\r\nabc",
+    "huge length of a redirection": b"HTTP/1.1 302 Found\r\nLocation: /x\r\nContent-Length: "
+    + b"9" * 30 + b"\r\n\r\nabc",
+    "bad chunks": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n",
+    "negative chunks": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\nabc\r\n",
+    "huge chunks": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"f" * 30 + b"\r\na",
+    "no location": b"HTTP/1.1 302 Found\r\n\r\n",
+}  # fmt: skip
+ENDLESS = {
+    "100 Continue": (b"", b"HTTP/1.1 100 Continue\r\n\r\n", "headers and redir|too slow"),
+    "headers of 100 Continue": (
+        b"", b"HTTP/1.1 100 Continue\r\n" + b"A: b\r\n" * 50 + b"\r\n",
+        "headers and redir|too slow",
+    ),
+    "a redirection's body": (
+        b"HTTP/1.1 302 Found\r\nLocation: /ok/file.gz\r\n\r\n", b"x" * 5000,
+        "headers and redirections|too slow",
+    ),
+    "chunks": (
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"300\r\n" + b"x" * 0x300 + b"\r\n",
+        f"bytes came, expected {len(CONTENT)}|too slow",
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr(_download, "TIMEOUT", 0.3)
+
+
+def assert_refused(server, cache, fault, message):
+    """The error is one printable line that names the address, and the cache stays as it is."""
+    before = {path: path.read_bytes() for path in files_in(cache)}
+    with pytest.raises(DataError, match=message) as caught:
+        fetch(remote(server, fault))
+    told = str(caught.value)
+    assert f"/{fault}/file.gz: " in told
+    assert told.isprintable()
+    assert len(told) < 2000
+    assert {path: path.read_bytes() for path in files_in(cache)} == before
+
+
+@pytest.mark.parametrize("to", LEADS)
+def test_a_redirection_to_nowhere_is_named(server, cache, to, monkeypatch):
+    monkeypatch.setattr(server, "location", to, raising=False)
+    assert_refused(server, cache, "again", LEADS[to])
+    assert not cache.exists()
+
+
+def test_a_redirection_to_the_file_is_followed(server, monkeypatch):
+    monkeypatch.setattr(server, "location", "/ok/file.gz?a=\u00fc", raising=False)
+    assert fetch(remote(server, "again")).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("name", RAW)
+def test_an_answer_that_is_none_is_named(server, cache, name, monkeypatch):
+    monkeypatch.setattr(server, "raw", (RAW[name], b""), raising=False)
+    assert_refused(server, cache, "raw", ".")
+    assert not cache.exists()
+
+
+def test_a_server_without_encryption_is_named(server, cache):
+    file = remote(server, "ok")
+    secure = dataclasses.replace(file, urls=(file.urls[0].replace("http:", "https:"),))
+    with pytest.raises(DataError, match=r"https://127.0.0.1:\d+/ok/file.gz: .*SSL"):
+        fetch(secure)
+    assert not cache.exists()
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_what_is_sent_without_end_is_cut_off(server, cache, name, monkeypatch, impatient):
+    head, again, message = ENDLESS[name]
+    monkeypatch.setattr(server, "raw", (head, again), raising=False)
+    assert_refused(server, cache, "raw", message)
+
+
+def test_what_precedes_the_file_is_cut_off_before_the_time_is_over(server, cache, monkeypatch):
+    monkeypatch.setattr(_download, "MAX_HEAD", 10_000)
+    head, again, _ = ENDLESS["a redirection's body"]
+    monkeypatch.setattr(server, "raw", (head, again), raising=False)
+    assert_refused(server, cache, "raw", "more than 10,000 bytes of headers and redirections came")
+
+
+OK = b"HTTP/1.1 200 OK\r\n\r\n"
+
+
+@pytest.mark.parametrize("whole", [b"HTTP/1.1 100 Continue\r\n\r\n", OK, OK + CONTENT, b""])
+def test_a_source_that_drips_is_given_up(server, cache, whole, monkeypatch, impatient):
+    """A few bytes at a time, each well before a socket would time out."""
+    monkeypatch.setattr(server, "drip", whole, raising=False)
+    start = time.monotonic()
+    assert_refused(server, cache, "drip", "too slow: .* bytes came in 0|timed out")
+    assert time.monotonic() - start < 3
+
+
+def test_a_source_may_take_its_time_as_long_as_it_sends_enough(server, monkeypatch, impatient):
+    monkeypatch.setattr(_download, "MIN_RATE", 100_000)
+    monkeypatch.setattr(server, "pause", 0.02, raising=False)
+    start = time.monotonic()
+    assert fetch(remote(server, "steady")).read_bytes() == CONTENT
+    assert time.monotonic() - start > 0.4
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "loop"])
+def test_what_is_no_plain_file_in_the_cache_is_named_and_left(server, cache, kind):
+    path = cache / "set" / "file.gz"
+    path.parent.mkdir(parents=True)
+    make = {"pipe": os.mkfifo, "device": lambda p: p.symlink_to("/dev/zero"), "folder": Path.mkdir,
+            "loop": lambda p: p.symlink_to(p)}  # fmt: skip
+    make[kind](path)
+    before = path.lstat()
+    with pytest.raises(DataError, match=r"set/file\.gz can't be read .* mend or delete it"):
+        fetch(remote(server, "ok"))
+    assert path.lstat() == before
+
+
+@pytest.mark.parametrize("kind", [os.mkfifo, lambda p: p.symlink_to("/dev/zero"), Path.mkdir])
+def test_what_is_no_plain_file_in_a_mirror_is_named(server, cache, tmp_path, monkeypatch, kind):
+    (tmp_path / "mirror/set").mkdir(parents=True)
+    kind(tmp_path / "mirror/set/file.gz")
+    monkeypatch.setenv("GDM_MIRROR", (tmp_path / "mirror").as_uri())
+    with pytest.raises(DataError, match=r"mirror/set/file.gz: .*is not a plain file"):
+        fetch(remote(server, "ok"))
+    assert not cache.exists()
+
+
+def test_a_huge_file_in_the_cache_is_not_read(server, cache):
+    path = cache / "set" / "file.gz"
+    path.parent.mkdir(parents=True)
+    with path.open("wb") as file:
+        file.truncate(1 << 42)  # it takes no room, but hours to read
+    assert fetch(remote(server, "ok")).read_bytes() == CONTENT
+
+
+def test_a_cache_that_cannot_be_entered_is_named(server, cache, monkeypatch):
+    """As a folder without any permission is to all but the superuser, who may run these tests."""
+    real = os.open
+
+    def denied(path, *args, **kwargs):
+        if str(path).startswith(str(cache)):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return real(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", denied)
+    with pytest.raises(
+        DataError, match=r"file\.gz can't be read .*Permission denied.*GDM_DATA_DIR"
+    ):
+        fetch(remote(server, "ok"))
+
+
+def test_a_home_that_nobody_has_is_named(server, monkeypatch):
+    monkeypatch.setenv("GDM_DATA_DIR", "~nosuchuser/data")
+    for call in (cache_dir, lambda: fetch(remote(server, "ok"))):
+        with pytest.raises(DataError, match=r"GDM_DATA_DIR is '~nosuchuser/data'; set it to"):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("mirror", "message"),
+    [
+        ("http://[bad", "GDM_MIRROR must be a base address"),
+        ("http://", "no host given"),
+        ("http://a..b", "malformed"),
+        ("http://127.0.0.1:99999999999", "malformed"),
+        ("file://elsewhere/srv", "a file's address has no host"),
+        ("file:///srv/\udcff\n", "No such file"),
+        ("ftp://127.0.0.1", "GDM_MIRROR must be a base address"),
+    ],
+)
+def test_a_malformed_mirror_is_named(server, cache, monkeypatch, mirror, message):
+    monkeypatch.setenv("GDM_MIRROR", mirror)
+    with pytest.raises(DataError, match=message):
+        fetch(remote(server, "ok"))
+    assert not cache.exists()
+
+
+@pytest.mark.parametrize("folder", ["\u00fc \u4e2d", "100%25", "a?b=\u00fc c"])
+def test_a_mirrors_path_may_have_any_characters(server, tmp_path, monkeypatch, folder):
+    monkeypatch.setenv("GDM_MIRROR", f"http://127.0.0.1:{server.server_port}/ok/{folder}")
+    assert fetch(remote(server, "ok")).read_bytes() == CONTENT
+    assert unquote(server.hits[-1]) == f"/ok/{unquote(folder)}/set/file.gz"
+
+
+def test_a_mirrors_folder_may_have_any_characters(server, tmp_path, monkeypatch):
+    (tmp_path / "\u00fc \u4e2d/set").mkdir(parents=True)
+    (tmp_path / "\u00fc \u4e2d/set/file.gz").write_bytes(CONTENT)
+    monkeypatch.setenv("GDM_MIRROR", f"file://{tmp_path}/\u00fc \u4e2d")
+    assert fetch(remote(server, "ok")).read_bytes() == CONTENT
 
 
 # -- archives, of which what they hold is kept

@@ -76,15 +76,30 @@ def gz(content: bytes) -> bytes:
         (gz(b"\x00\x00\x0d" + GOOD[3:]), "header of an IDX file.*00 00 0d 03"),
         (gz(GOOD[:9]), "header of an IDX file"),
         (gz(GOOD[:-1]), "1567 bytes of data, its header states"),
-        (gz(GOOD + b"\0"), "1569 bytes of data, its header states"),
+        (gz(GOOD + b"\0"), "at least 1569 bytes of data, its header states"),
         (gz(idx(torch.zeros(2, 27, 28, dtype=torch.uint8))), r"got \(2, 27, 28\)"),
         (gz(idx(torch.zeros(3, 28, 28, dtype=torch.uint8))), r"and \(2,\)"),
+        (gz(b"\0\0\x08\x00\x07"), "in one dimension or three.*00 00 08 00"),
+        (gz(b"\0\0\x08\xff" + bytes(1020)), "in one dimension or three.*00 00 08 ff"),
+        (gz(b"\0\0\x08\x03" + b"\xff" * 12), r"states \[4294967295, 4294967295, 4294967295\]"),
+        (gz(b"\0\0\x08\x03" + bytes(12)), r"states \[0, 0, 0\]"),
+        (gz(GOOD + bytes(1 << 24)), "at least 1569 bytes of data"),
+        (gz(GOOD) + gz(GOOD), r"not a whole gzip file: \d+ bytes follow it"),
+        (gz(GOOD)[:-8] + bytes(8), "is not a whole gzip file: .* incorrect data check"),
     ],
 )
 def test_a_file_that_is_not_what_it_should_be(mirror, payload, message):
     labels = gz(idx(torch.zeros(2, dtype=torch.uint8)))
     mirror("MNIST_FILES", [payload, labels, payload, labels])
     with pytest.raises(DataError, match=message):
+        mnist.load()
+
+
+def test_a_label_of_no_class_is_refused(mirror):
+    images, labels = images_and_labels(3, 0)
+    labels[1] = 10
+    mirror("MNIST_FILES", [gz(idx(data)) for data in (images, labels) * 2])
+    with pytest.raises(DataError, match="expected labels from 0 to 9, got one of 10; delete"):
         mnist.load()
 
 

@@ -272,10 +272,13 @@ def test_shapes_of_images_and_of_a_two_layer_network():
         (lambda m: m.loss(torch.zeros(2, 5)), r"x must be a batch of shape \(B, 6\)"),
         (lambda m: m.log_prob(torch.zeros(2, 6, dtype=torch.long)), "x must be floating point"),
         (lambda m: m.loss(torch.full((2, 6), 0.5).double()), "x must hold only 0 and 1"),
-        (lambda m: m.decode(torch.zeros(2, 3)), r"z must have shape \(B, 2\), got \(2, 3\)"),
+        (
+            lambda m: m.decode(torch.zeros(2, 3)),
+            r"z must be a batch of shape \(B, 2\), got \(2, 3\)",
+        ),
         (lambda m: m.sample(2, torch.zeros(2)), "y must be None"),
         (lambda m: m.loss(bits(), torch.zeros(5)), "y must be None"),
-        (lambda m: m.importance_log_prob(bits(), 0), "samples and chunk must be at least 1"),
+        (lambda m: m.importance_log_prob(bits(), 0), "samples must be at least 1, got 0"),
         (lambda m: VAE.mlp((6,), 2, samples=0), "samples must be at least 1, got 0"),
     ],
 )

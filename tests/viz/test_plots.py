@@ -51,6 +51,15 @@ class TestImageGrid:
         values = drawn(viz.image_grid(image, vmin=-1, vmax=1))[0, :, 0]
         assert np.allclose(values, [0, 0, 0.5, 1, 1])
 
+    def test_levels_have_their_own_white(self):
+        """With the white of floats they would all but the lowest be white."""
+        levels = torch.tensor([[[0, 4, 8, 16]]])
+        assert np.allclose(drawn(viz.image_grid(levels, vmax=16))[0, :, 0], [0, 0.25, 0.5, 1])
+        grey = torch.tensor([[[0, 51, 255]]], dtype=torch.uint8)
+        assert np.allclose(drawn(viz.image_grid(grey, vmax=255))[0, :, 0], [0, 0.2, 1])
+        for bits in (torch.tensor([[[True, False]]]), torch.tensor([[[1, 0]]])):
+            assert np.allclose(drawn(viz.image_grid(bits))[0, :, 0], [1, 0])
+
     def test_small_images_are_enlarged_by_a_whole_number(self):
         ax = viz.image_grid(torch.rand(6, 1, 8, 8), columns=3, title="a")
         ax.figure.canvas.draw()
@@ -74,6 +83,8 @@ class TestImageGrid:
             (torch.rand(2, 4, 8, 8), {}, r"images: .* got \(2, 4, 8, 8\)"),
             (torch.rand(0, 1, 8, 8), {}, "images: .* N >= 1"),
             (torch.full((1, 2, 2), math.nan), {}, "images: expected finite"),
+            (torch.full((1, 2, 2), 7), {}, "got torch.int64 up to 7; give vmax=levels - 1"),
+            (torch.full((1, 2, 2), 7).byte(), {}, "got torch.uint8 up to 7; give vmax=255"),
             (torch.rand(2, 8, 8), {"columns": 0}, "columns: .* got 0"),
             (torch.rand(2, 8, 8), {"vmin": 1.0}, "vmin < vmax"),
             (torch.rand(2, 8, 8), {"row_titles": ["a", "b"]}, "row_titles: expected 1"),

@@ -22,8 +22,11 @@ const startup = {
       .sort(([a], [b]) => a - b);
     while (waiting.length) {
       const end = performance.now() + SLICE_MS;
-      while (waiting.length && performance.now() < end)
-        await MathJax.typesetPromise(waiting.splice(0, 2).map(([, element]) => element));
+      while (waiting.length && performance.now() < end) {
+        const slice = waiting.splice(0, 2).map(([, element]) => element);
+        await MathJax.typesetPromise(slice);
+        slice.forEach(scrollWithKeys);
+      }
       await idle();
     }
   },

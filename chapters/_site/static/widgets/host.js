@@ -13,7 +13,7 @@ const base = new URL(settings.gdmBase || "../", import.meta.url); // what addres
 
 /** The stored state of every widget on the page, by id. */
 export function storedState(root = document) {
-  const found = {};
+  const found = Object.create(null); // of names that come from outside, none is special
   for (const script of root.querySelectorAll(STATE)) {
     try {
       Object.assign(found, JSON.parse(script.textContent).state);
@@ -24,12 +24,86 @@ export function storedState(root = document) {
   return found;
 }
 
-async function fetched(address) {
-  const response = await fetch(new URL(address, base)).catch((error) => {
-    throw new Error(`the file ${address} could not be fetched (${error.message})`);
-  });
-  if (!response.ok) throw new Error(`the file ${address} is missing (status ${response.status})`);
-  return response.arrayBuffer();
+// -- files, each held to the digest that its name starts with, or that the page knows of it
+
+const DIGEST = /(?:^|\/)([0-9a-f]{16,64})\.\w+$/;
+const spoilt = new Set(); // addresses that failed: what is wrong may be in the browser's cache
+
+async function fetched(address, digest = DIGEST.exec(address)?.[1]) {
+  try {
+    const cache = spoilt.has(address) ? "reload" : "default";
+    const response = await fetch(new URL(address, base), { cache });
+    if ([404, 410].includes(response.status))
+      throw new Error(`the file ${address} is missing (status ${response.status})`);
+    if (!response.ok)
+      throw new Error(`the server did not give the file ${address} (status ${response.status})`);
+    const bytes = await response.arrayBuffer();
+    if (digest && !(await sha256(bytes)).startsWith(digest))
+      throw new Error(`the file ${address} is damaged`);
+    spoilt.delete(address);
+    return bytes;
+  } catch (error) {
+    spoilt.add(address);
+    // What the browser throws if the network fails names no file.
+    throw error instanceof TypeError
+      ? new Error(`the file ${address} could not be fetched (${error.message})`)
+      : error;
+  }
+}
+
+/** The SHA-256 of bytes, in hexadecimal digits. */
+export async function sha256(bytes) {
+  const own = globalThis.crypto?.subtle; // only secure pages have it: https, or this machine
+  const digest = own
+    ? new DataView(await own.digest("SHA-256", bytes))
+    : slowSha256(new Uint8Array(bytes));
+  return Array.from({ length: 8 }, (_, i) =>
+    digest.getUint32(4 * i).toString(16).padStart(8, "0"),
+  ).join("");
+}
+
+/** SHA-256 as FIPS 180-4 has it. */
+function slowSha256(bytes) {
+  const primes = [];
+  for (let n = 2; primes.length < 64; n++) if (primes.every((p) => n % p)) primes.push(n);
+  const fraction = (x) => ((x % 1) * 2 ** 32) | 0;
+  const K = Int32Array.from(primes, (p) => fraction(Math.cbrt(p)));
+  const H = Int32Array.from(primes.slice(0, 8), (p) => fraction(Math.sqrt(p)));
+  const W = new Int32Array(64);
+  const turn = (x, n) => (x >>> n) | (x << (32 - n));
+
+  const block = (view, at) => {
+    for (let t = 0; t < 16; t++) W[t] = view.getInt32(at + 4 * t);
+    for (let t = 16; t < 64; t++) {
+      const s0 = turn(W[t - 15], 7) ^ turn(W[t - 15], 18) ^ (W[t - 15] >>> 3);
+      const s1 = turn(W[t - 2], 17) ^ turn(W[t - 2], 19) ^ (W[t - 2] >>> 10);
+      W[t] = s1 + W[t - 7] + s0 + W[t - 16];
+    }
+    let [a, b, c, d, e, f, g, h] = H;
+    for (let t = 0; t < 64; t++) {
+      const S1 = turn(e, 6) ^ turn(e, 11) ^ turn(e, 25);
+      const T1 = (h + S1 + ((e & f) ^ (~e & g)) + K[t] + W[t]) | 0;
+      const S0 = turn(a, 2) ^ turn(a, 13) ^ turn(a, 22);
+      const T2 = (S0 + ((a & b) ^ (a & c) ^ (b & c))) | 0;
+      [h, g, f, e, d, c, b, a] = [g, f, e, (d + T1) | 0, c, b, a, (T1 + T2) | 0];
+    }
+    [a, b, c, d, e, f, g, h].forEach((value, i) => (H[i] += value));
+  };
+
+  const whole = bytes.length - (bytes.length % 64);
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
+  for (let at = 0; at < whole; at += 64) block(view, at);
+  // What is left, a one, zeros, and the number of bits.
+  const rest = bytes.subarray(whole);
+  const tail = new Uint8Array(rest.length < 56 ? 64 : 128);
+  tail.set(rest);
+  tail[rest.length] = 0x80;
+  const end = new DataView(tail.buffer);
+  end.setUint32(tail.length - 8, Math.floor(bytes.length / 2 ** 29));
+  end.setUint32(tail.length - 4, (bytes.length % 2 ** 29) * 8);
+  for (let at = 0; at < tail.length; at += 64) block(end, at);
+  H.forEach((value, i) => end.setInt32(4 * i, value));
+  return end;
 }
 
 /** Binary values come back as DataView, as Jupyter gives them. */
@@ -37,6 +111,18 @@ async function binary({ encoding, data }) {
   if (encoding === "url") return new DataView(await fetched(data));
   if (encoding !== "base64") throw new Error(`binary data in an unknown encoding, ${encoding}`);
   return new DataView(Uint8Array.from(atob(data), (c) => c.charCodeAt(0)).buffer);
+}
+
+/** The address of a script that is here already; what fails to load leaves no trace at it. */
+const scriptAddress = (text) => URL.createObjectURL(new Blob([text], { type: "text/javascript" }));
+
+async function importText(text) {
+  const address = scriptAddress(text);
+  try {
+    return await import(address);
+  } finally {
+    URL.revokeObjectURL(address);
+  }
 }
 
 /** A stand-in for the model of a widget in a kernel. */
@@ -87,6 +173,7 @@ export class PageModel {
 // -- the engine and the models, each loaded once for all widgets of the page
 
 let engine;
+let started = false; // whether it has read a model
 const sessions = new Map();
 let last = Promise.resolve();
 
@@ -97,31 +184,27 @@ function inTurn(work) {
   return turn;
 }
 
+const ENGINE = ["ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"];
+
+/** The engine, from files that are here whole before any of it runs: once it has failed to start, it
+ * never starts again, so that a later use must begin with a fresh copy. */
 function loadEngine() {
   engine ??= (async () => {
-    const at = new URL(settings.gdmRuntime || "onnxruntime/", base);
-    const runtime = await import(new URL("ort.wasm.min.mjs", at));
+    const digests = JSON.parse(settings.gdmDigests || "{}");
+    const folder = settings.gdmRuntime || "onnxruntime/";
+    const [script, glue, wasm] = await Promise.all(
+      ENGINE.map((name) => fetched(`${folder}${name}`, digests[name])),
+    );
+    const runtime = await importText(script);
     runtime.env.wasm.numThreads = 1; // more need headers that static hosts don't send
-    runtime.env.wasm.wasmPaths = {
-      mjs: new URL("ort-wasm-simd-threaded.mjs", at).href,
-      wasm: new URL("ort-wasm-simd-threaded.wasm", at).href,
-    };
+    runtime.env.wasm.wasmBinary = wasm;
+    runtime.env.wasm.wasmPaths = { mjs: scriptAddress(glue) };
     return runtime;
   })().catch((error) => {
     engine = undefined; // so that the next move tries again
     throw new Error(`the engine for models could not be loaded (${error.message})`);
   });
   return engine;
-}
-
-/** A file whose name starts with the SHA-256 of what is in it is held to that. */
-async function checked(address, bytes) {
-  const expected = /([0-9a-f]{16,64})\.onnx$/.exec(address)?.[1];
-  if (!expected || !globalThis.crypto?.subtle) return bytes; // only secure pages have it
-  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
-  const found = Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
-  if (!found.startsWith(expected)) throw new Error(`the file ${address} is damaged`);
-  return bytes;
 }
 
 function loadSession(model) {
@@ -131,7 +214,7 @@ function loadSession(model) {
     const loading = (async () => {
       const [runtime, bytes] = await Promise.all([
         loadEngine(),
-        address ? fetched(address).then((b) => checked(address, b)) : model.get("page_model").buffer,
+        address ? fetched(address) : model.get("page_model").buffer,
       ]);
       const session = await inTurn(() =>
         runtime.InferenceSession.create(new Uint8Array(bytes), {
@@ -139,8 +222,10 @@ function loadSession(model) {
           logSeverityLevel: 4,
         }),
       ).catch((error) => {
+        if (!started) engine = undefined; // it may be the engine that is at fault
         throw new Error(`the model${address ? ` in ${address}` : ""} can't be read (${error.message})`);
       });
+      started = true;
       return { runtime, session };
     })();
     sessions.set(key, loading);
@@ -173,26 +258,37 @@ export async function answerWithModel(model, content, buffers) {
 
 // -- widgets
 
-async function importScript(source) {
-  const isAddress = /^[\w./-]+\.js$/.test(source);
-  if (isAddress) return import(new URL(source, base));
-  const address = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
-  try {
-    return await import(address);
-  } finally {
-    URL.revokeObjectURL(address);
+const modules = new Map();
+
+/** The module of a widget, one for all that have the same script. */
+function importScript(source) {
+  if (!modules.has(source)) {
+    const isAddress = /^[\w./-]+\.js$/.test(source);
+    const loading = isAddress ? fetched(source).then(importText) : importText(source);
+    modules.set(source, loading);
+    loading.catch(() => modules.delete(source));
   }
+  return modules.get(source);
+}
+
+/** Puts a binary value where the state has its place; a path from outside reaches nothing else. */
+function put(state, path, value) {
+  const steps = [...path];
+  const last = steps.pop();
+  let place = state;
+  for (const step of steps) place = Object.hasOwn(Object(place), step) ? place[step] : undefined;
+  const special = [undefined, "__proto__", "constructor", "prototype"];
+  if (typeof place !== "object" || !place || special.includes(last))
+    throw new Error(`its state has no place for the binary data of ${path.join(".")}`);
+  place[last] = value;
 }
 
 /** The model that a widget's script gets, from its entry in the stored state. */
 export async function revivedModel(entry, more = {}) {
-  const state = { ...structuredClone(entry.state), in_page: true, ...more };
+  const stored = structuredClone(entry.state);
+  const state = Object.assign(Object.create(null), stored, { in_page: true, ...more });
   await Promise.all(
-    (entry.buffers || []).map(async (buffer) => {
-      const path = [...buffer.path];
-      const last = path.pop();
-      path.reduce((place, step) => place[step], state)[last] = await binary(buffer);
-    }),
+    (entry.buffers || []).map(async (buffer) => put(state, buffer.path, await binary(buffer))),
   );
   return new PageModel(state, answerWithModel);
 }
@@ -215,7 +311,16 @@ export async function revive(figure, entry) {
   } catch (error) {
     const line = document.createElement("figcaption");
     line.className = "gdm-status gdm-fault";
-    line.textContent = `This widget could not be started: ${error.message}. You see its last picture.`;
+    const again = document.createElement("button");
+    again.type = "button";
+    again.className = "gdm-again";
+    again.textContent = "Try again";
+    again.addEventListener("click", () => {
+      again.disabled = true;
+      revive(figure, entry);
+    });
+    const text = `This widget could not be started: ${error.message}. You see its last picture. `;
+    line.append(text, again);
     figure.querySelector("figcaption")?.remove();
     if (image && !image.isConnected) figure.replaceChildren(image);
     figure.append(line);

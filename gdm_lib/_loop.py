@@ -38,6 +38,7 @@ from tqdm import tqdm
 
 from gdm_lib._batches import Batch, Data, Source, Transform, seed_of, source_of
 from gdm_lib._checkpoint import Checkpoint, Kept, agree_on, not_finite, together
+from gdm_lib.nn import learning
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -553,7 +554,8 @@ class _Loss(nn.Module):
         self.model, self.player = model, player
 
     def forward(self, x: Tensor, *y: Tensor) -> dict[str, Tensor]:
-        return self.player.loss(x, *y)
+        with learning(self.model):
+            return self.player.loss(x, *y)
 
 
 class _Game(NamedTuple):

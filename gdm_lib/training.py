@@ -156,7 +156,8 @@ def fit(
         raise ValueError(f"model must have a method loss(x, y=None), {type(model).__name__} hasn't")
     if not parameters:
         raise ValueError("model must have parameters that require gradients, it has none")
-    optim = _made("optimizer", optimizer or partial(Adam, lr=1e-3), parameters)
+    make = partial(Adam, lr=1e-3) if optimizer is None else optimizer
+    optim = _made("optimizer", make, parameters)
 
     def loss(x: Tensor, *y: Tensor) -> dict[str, Tensor]:
         return cast(Any, model).loss(x, *y)
@@ -271,9 +272,10 @@ def fit_adversarial(
         raise ValueError(f"after_critic must be a function, got {after_critic!r}")
     steps = _loop.whole("steps", steps)
     theirs, ours = _trainable(game.discriminator), _trainable(game.generator)
-    make = optimizer or partial(Adam, lr=2e-4, betas=(0.5, 0.999))
+    make = partial(Adam, lr=2e-4, betas=(0.5, 0.999)) if optimizer is None else optimizer
+    make_critics = make if critic_optimizer is None else critic_optimizer
     optim = _made("optimizer", make, ours)
-    critic_optim = _made("critic_optimizer", critic_optimizer or make, theirs)
+    critic_optim = _made("critic_optimizer", make_critics, theirs)
 
     def generator_loss(x: Tensor, *y: Tensor) -> dict[str, Tensor]:
         return game.generator_loss(len(x), *y)

@@ -1,8 +1,11 @@
 """Reference weights: toy ones are stored, loaded, and damaged in every way."""
 
+import itertools
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -215,7 +218,8 @@ def test_loading_a_vae_brings_in_the_vae_alone() -> None:
         *("gdm_lib", "gdm_lib._files", "gdm_lib._lazy", "gdm_lib._tensorfile"),
         *("gdm_lib.pretrained", "gdm_lib.pretrained.vae"),
         *("gdm_lib.vae", "gdm_lib.vae.vae"),
-        *("gdm_lib.likelihoods", "gdm_lib.nn", "gdm_lib.protocols"),  # what that paper is built of
+        # what that paper is built of
+        *("gdm_lib._inputs", "gdm_lib.likelihoods", "gdm_lib.nn", "gdm_lib.protocols"),
     }
 
 
@@ -252,3 +256,14 @@ def test_names_and_identify_bring_in_no_paper() -> None:
     assert brought_in(f"{code}pretrained.identify(nn.Linear(2, 2))") == own
     families = {f"gdm_lib.pretrained.{name.partition('/')[0]}" for name in pretrained.names()}
     assert brought_in(f"{code}pretrained.names()") == own | families
+
+
+def test_the_example_of_the_docstring_builds_what_it_says():
+    """As it stands, in a module of its own."""
+    lines = pretrained.__doc__.partition("::\n")[2].splitlines()
+    code = list(itertools.takewhile(lambda line: not line or line.startswith("    "), lines))
+    module: dict[str, Any] = {}
+    exec(textwrap.dedent("\n".join(code)), module)
+    shapes = {k: v.shape for k, v in module["mnist_2d"]().state_dict().items()}
+    expected = pretrained.build("vae/mnist_2d").state_dict()
+    assert shapes == {k: v.shape for k, v in expected.items()}

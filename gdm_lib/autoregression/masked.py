@@ -48,6 +48,10 @@ class MaskedNetwork(Protocol):
         ...
 
 
+# A compiler would unroll both, and again for each size of batch, for steps that differ in shape.
+
+
+@torch.compiler.disable
 def sequential_naive(
     net: MaskedNetwork, rule: Rule, start: Tensor, context: Tensor | None = None, order: int = 0
 ) -> Tensor:
@@ -75,6 +79,7 @@ def _in_place(activation: nn.Module) -> nn.Module:
     return activation
 
 
+@torch.compiler.disable
 @torch.no_grad()
 def sequential(
     net: MaskedNetwork, rule: Rule, start: Tensor, context: Tensor | None = None, order: int = 0

@@ -1,8 +1,11 @@
 """Reference weights: toy ones are stored, loaded, and damaged in every way."""
 
+import itertools
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -264,3 +267,14 @@ def test_names_and_identify_bring_in_no_paper() -> None:
     assert brought_in(f"{code}pretrained.identify(nn.Linear(2, 2))") == own
     families = {f"gdm_lib.pretrained.{name.partition('/')[0]}" for name in pretrained.names()}
     assert brought_in(f"{code}pretrained.names()") == own | families
+
+
+def test_the_example_of_the_docstring_builds_what_it_says():
+    """As it stands, in a module of its own."""
+    lines = pretrained.__doc__.partition("::\n")[2].splitlines()
+    code = list(itertools.takewhile(lambda line: not line or line.startswith("    "), lines))
+    module: dict[str, Any] = {}
+    exec(textwrap.dedent("\n".join(code)), module)
+    shapes = {k: v.shape for k, v in module["mnist_2d"]().state_dict().items()}
+    expected = pretrained.build("vae/mnist_2d").state_dict()
+    assert shapes == {k: v.shape for k, v in expected.items()}

@@ -3,7 +3,9 @@
 A set of weights is named ``<family>/<name>``. In ``gdm_lib/pretrained/<family>.py`` a function of
 that name, listed in ``__all__``, builds its untrained model::
 
-    def mnist_2d() -> VAE:
+    from torch import nn
+
+    def mnist_2d() -> nn.Module:
         from gdm_lib.vae.vae import VAE
 
         return VAE.mlp((1, 28, 28), 2, hidden=(500,))

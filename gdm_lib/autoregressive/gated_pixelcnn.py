@@ -164,7 +164,10 @@ class GatedPixelCNN(PixelModel):
         context_dim: int = 0,
         embed: nn.Module | None = None,
     ) -> None:
-        check_counts(p=p, kernel=kernel, first_kernel=first_kernel)
+        check_counts(p=p, kernel=kernel)
+        check_count("first_kernel", first_kernel, 3)
+        if first_kernel % 2 == 0:
+            raise ValueError(f"first_kernel must be odd, got {first_kernel}")
         check_count("layers", layers)
         if head is not None:
             check_counts(head=head)

@@ -323,10 +323,10 @@ class Squeeze(nn.Module):
                 f"x must have even height and width, got {tuple(x.shape[2:])}; pad the images, "
                 "or take fewer scales"
             )
-        c, h, w = x.shape[1:]
-        # Of an empty batch pixel_unshuffle leaves the shape as it is.
-        z = F.pixel_unshuffle(x, 2) if len(x) else x.reshape(0, 4 * c, h // 2, w // 2)
-        return z, x.new_zeros(len(x))
+        n, c, h, w = x.shape
+        if not n:  # torch would keep the shape
+            return x.reshape(0, 4 * c, h // 2, w // 2), x.new_zeros(0)
+        return F.pixel_unshuffle(x, 2), x.new_zeros(n)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """``(B, 4C, H, W)`` -> ``(B, C, 2H, 2W)``."""
@@ -705,19 +705,24 @@ class Flow(nn.Module):
         """Nats, ``(B, *data_shape)`` -> ``(B,)``. The generator is for dequantisation.
 
         ``-inf`` where the latent overflows: exponential scales do that far from the data, where
-        the density is zero to any precision. NaN in the data, in ``y`` or in the weights stays
-        NaN. ``loss`` keeps that of an overflow too, so that training stops.
+        the density is zero to any precision. NaN where the data, the condition or the weights are
+        no numbers, and in ``loss`` for an overflow too, so that training stops.
         """
         log_base, logdet = self._terms(x, y, generator)
         log_prob = log_base + logdet
         overflow = log_prob.isnan() & x.flatten(1).isfinite().all(1)
-        if y is not None:
+        if y is not None and y.is_floating_point():
             overflow = overflow & y[:, None].flatten(1).isfinite().all(1)
+        # Weights are looked at only where it matters, or by a compiler, which can't branch here.
         if torch.compiler.is_compiling() or bool(overflow.any()):
-            held = [*self.parameters(), *self.buffers()]
-            finite = [t.isfinite().all() for t in held if t.is_floating_point()]
-            overflow = overflow & torch.stack(finite or [overflow.any()]).all()
+            overflow = overflow & self._finite()
         return log_prob.masked_fill(overflow, -math.inf)
+
+    def _finite(self) -> Tensor:
+        """Whether all weights and statistics are."""
+        state = [t for t in (*self.parameters(), *self.buffers()) if t.is_floating_point()]
+        each = [t.isfinite().all() for t in state]
+        return torch.stack(each).all() if each else torch.tensor(True)
 
     @trains
     def loss(

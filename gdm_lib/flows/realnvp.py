@@ -258,7 +258,7 @@ class RealNVP(Flow):
                 last scale still has 2x2 pixels for its checkerboards.
             levels: grey levels of the data, see ``Dequantise``.
             scales: how many.
-            hidden: channels of each residual network; the paper has 64 for 32x32 images.
+            hidden: channels of each residual network; the paper has 32, and 64 for CIFAR-10.
             blocks: residual blocks of each network; the paper has 8 for CIFAR-10.
             alpha: see ``Logit``.
             batch_norm: whether a ``BatchNorm`` follows each coupling.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import traceback
 from pathlib import Path
 
@@ -22,12 +23,15 @@ def literal(node: ast.AST) -> str:
     )
 
 
+ADVICE = re.compile(r"; |\b(take|call|set|(?<!must )(give|make)) ")
+
+
 def gives_advice(node: ast.Raise) -> bool:
-    """Whether its message has a second half, behind a semicolon, or is made elsewhere."""
+    """Whether its message tells to do something, or is made elsewhere."""
     if not isinstance(node.exc, ast.Call) or not node.exc.args:
         return False
     made_here = any(isinstance(part, ast.Constant) for part in ast.walk(node.exc.args[0]))
-    return "; " in literal(node.exc) or not made_here
+    return bool(ADVICE.search(literal(node.exc))) or not made_here
 
 
 def places(path: Path) -> list[Place]:

@@ -17,7 +17,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gdm_lib._inputs import a_tensor, batch_of, check, check_count, levels_of, not_finite, real
+from gdm_lib._inputs import (
+    a_tensor,
+    batch_of,
+    check,
+    check_count,
+    check_counts,
+    levels_of,
+    not_finite,
+    real,
+)
 from gdm_lib.nn import exact, gaussian, uniform
 from gdm_lib.protocols import Likelihood
 
@@ -373,8 +382,7 @@ class DiscretizedLogisticMixture(nn.Module):
     ) -> None:
         super().__init__()
         check_count("levels", levels, 2)
-        check_count("components", components, 1)
-        check_count("channels", channels, 1)
+        check_counts(components=components, channels=channels)
         self.levels, self.components, self.channels = levels, components, channels
         self.min_log_scale = min_log_scale
         self.parts = (1, channels, channels, channels * (channels - 1) // 2)
@@ -506,7 +514,7 @@ class Softmax(nn.Module):
     def __init__(self, levels: int, channels: int = 1) -> None:
         super().__init__()
         check_count("levels", levels, 2)
-        check_count("channels", channels, 1)
+        check_counts(channels=channels)
         self.levels, self.channels = levels, channels
         self.whole = Categorical(levels**channels)
 

@@ -14,7 +14,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from gdm_lib._inputs import a_tensor, batch_of, check, check_count, labels_of, real, rows
+from gdm_lib._inputs import (
+    a_tensor,
+    batch_of,
+    check,
+    check_count,
+    check_counts,
+    labels_of,
+    real,
+    rows,
+)
 
 __all__ = [
     "ClassEmbedding",
@@ -70,7 +79,9 @@ def check_sizes(name: str, sizes: Sequence[int]) -> tuple[int, ...]:
     return sizes
 
 
-def check_image(name: str, shape: Sequence[int], multiple: int, why: str) -> tuple[int, int, int]:
+def check_image(
+    name: str, shape: Sequence[int], multiple: int = 1, why: str = ""
+) -> tuple[int, int, int]:
     """The shape of an image, as a tuple.
 
     Raises:
@@ -270,8 +281,7 @@ class ClassEmbedding(nn.Embedding):
     """
 
     def __init__(self, classes: int, features: int) -> None:
-        check_count("classes", classes, 1)
-        check_count("features", features, 1)
+        check_counts(classes=classes, features=features)
         super().__init__(classes, features)
 
     def forward(self, y: Tensor) -> Tensor:

@@ -28,9 +28,11 @@ from gdm_lib._inputs import (
 __all__ = [
     "ClassEmbedding",
     "check_batch",
+    "check_condition",
     "check_count",
     "check_image",
     "check_labels",
+    "check_module",
     "check_sizes",
     "context_of",
     "evaluates",
@@ -125,6 +127,35 @@ def check_batch(
     check(name, x, a_tensor, batch_of(shape), *([real(levels)] if floating else []))
 
 
+def check_module(name: str, value: nn.Module | None) -> None:
+    """Refuse what isn't a module or None.
+
+    Raises:
+        TypeError: a class that makes modules, or anything else.
+    """
+    if value is None or isinstance(value, nn.Module):
+        return
+    got = f"the class {value.__name__}" if isinstance(value, type) else repr(value)
+    cure = f"; make one of it, {value.__name__}(...)" if isinstance(value, type) else ""
+    raise TypeError(f"{name} must be a module, got {got}{cure}")
+
+
+def check_condition(context_dim: int, embed: nn.Module | None) -> None:
+    """Refuse a condition that a model could not use.
+
+    Raises:
+        TypeError: ``embed`` is no module, ``context_dim`` no int.
+        ValueError: ``embed`` without ``context_dim``.
+    """
+    check_count("context_dim", context_dim)
+    check_module("embed", embed)
+    if embed is not None and not context_dim:
+        raise ValueError(
+            "context_dim must be as many features as embed puts out, got 0; for OneHot(K) that is "
+            "K, without a condition leave embed out"
+        )
+
+
 def in_dtype_of(module: nn.Module, x: Tensor) -> Tensor:
     """``x`` in the dtype of the module's weights, 32 bits at least; as it is if the module has no
     weights.
@@ -185,6 +216,11 @@ def context_of(
             f"y must have one row for each of {n} items, got None; this model was made with "
             f"context_dim={context_dim}"
         )
+    if isinstance(y, Tensor) and y.ndim and len(y) != n:
+        some = len(y) and n > len(y) and n % len(y) == 0
+        k = n // len(y) if some else 0
+        cure = f"; for {k} items of each condition take y.repeat_interleave({k}, 0)" if some else ""
+        raise ValueError(f"y must have one row for each of {n} items, got {len(y)}{cure}")
     check("y", y, rows(n, labels=embed is not None))
     if embed is None and not y.is_floating_point():
         raise ValueError(

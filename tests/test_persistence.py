@@ -168,10 +168,11 @@ NOT_WHOLE = {
 @EVERY
 @pytest.mark.filterwarnings("ignore")
 def test_compiled(name):
-    """With two sizes of batch: the second is where shapes become variables."""
+    """For any size of batch, as it is done from the second size on that comes."""
     model, _, _ = moved(name)
     torch._dynamo.reset()
-    compiled = torch.compile(model.log_prob, fullgraph=name not in NOT_WHOLE, backend="eager")
+    whole = name not in NOT_WHOLE
+    compiled = torch.compile(model.log_prob, fullgraph=whole, dynamic=True, backend="eager")
     for n in (6, 4):
         x, y = ZOO[name].data(n)
         with torch.random.fork_rng(), torch.no_grad():

@@ -1,8 +1,11 @@
 """Reference weights: toy ones are stored, loaded, and damaged in every way."""
 
+import itertools
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -50,6 +53,16 @@ def test_names_are_those_of_the_functions_that_build(weights: Path) -> None:
         for function in (pretrained.build, pretrained.load, pretrained.record):
             with pytest.raises(ValueError, match=r"no reference .*toy/small, toy|must be family"):
                 function(name)
+    names = (None, 5, b"toy/small", ["toy/small"], " toy/small", "toy/small\n", "../toy/small")
+    for name in names:
+        for function in (pretrained.build, pretrained.load, pretrained.record, pretrained.verify):
+            with pytest.raises(ValueError, match="name must be family/name, such as vae/mnist_2d"):
+                function(name)
+    for function in (pretrained.build, pretrained.load):
+        with pytest.raises(ValueError, match=r"no reference weights 'toy/xxx"):
+            function(f"toy/{'x' * 300}")
+    with pytest.raises(ValueError, match=r"'a\\x00b/toy/small.safetensors' can't be the path"):
+        pretrained.load("toy/small", directory=Path("a\0b"))
     with pytest.raises(ValueError, match=r"no reference weights 'boat/small'; .* vae/mnist_2d"):
         pretrained.load("boat/small")
 
@@ -87,6 +100,7 @@ def test_weights_are_recognised_by_their_values(weights: Path) -> None:
         store(name, weights)
         model = pretrained.load(name, directory=weights)
         assert pretrained.identify(model.train(), directory=weights) == name
+        assert pretrained.identify(model, directory=str(weights)) == name
         with torch.no_grad():
             model[0].bias[0] += 1e-4  # less than 16 bits tell from nothing at this size
         assert pretrained.identify(model, directory=weights) is None
@@ -215,7 +229,8 @@ def test_loading_a_vae_brings_in_the_vae_alone() -> None:
         *("gdm_lib", "gdm_lib._files", "gdm_lib._lazy", "gdm_lib._tensorfile"),
         *("gdm_lib.pretrained", "gdm_lib.pretrained.vae"),
         *("gdm_lib.vae", "gdm_lib.vae.vae"),
-        *("gdm_lib.likelihoods", "gdm_lib.nn", "gdm_lib.protocols"),  # what that paper is built of
+        # what that paper is built of
+        *("gdm_lib._inputs", "gdm_lib.likelihoods", "gdm_lib.nn", "gdm_lib.protocols"),
     }
 
 
@@ -252,3 +267,14 @@ def test_names_and_identify_bring_in_no_paper() -> None:
     assert brought_in(f"{code}pretrained.identify(nn.Linear(2, 2))") == own
     families = {f"gdm_lib.pretrained.{name.partition('/')[0]}" for name in pretrained.names()}
     assert brought_in(f"{code}pretrained.names()") == own | families
+
+
+def test_the_example_of_the_docstring_builds_what_it_says():
+    """As it stands, in a module of its own."""
+    lines = pretrained.__doc__.partition("::\n")[2].splitlines()
+    code = list(itertools.takewhile(lambda line: not line or line.startswith("    "), lines))
+    module: dict[str, Any] = {}
+    exec(textwrap.dedent("\n".join(code)), module)
+    shapes = {k: v.shape for k, v in module["mnist_2d"]().state_dict().items()}
+    expected = pretrained.build("vae/mnist_2d").state_dict()
+    assert shapes == {k: v.shape for k, v in expected.items()}

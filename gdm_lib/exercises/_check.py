@@ -202,7 +202,7 @@ def _guard(
         except (KeyboardInterrupt, _sandbox.TimeUp):
             raise
         except BaseException as error:
-            mixed = isinstance(error, RuntimeError) and _MIXED.search(str(error)) is not None
+            mixed = isinstance(error, RuntimeError) and _MIXED.search(_text(error)) is not None
             raise (_MixedPrecision if mixed else Wrong)(_explain(error, called)) from error
         for key, value in _tensors(bound).items():
             values, required = before[key]
@@ -346,14 +346,14 @@ def _explain(error: BaseException, called: str = "") -> str:
     line = _readers_line(error)
     if isinstance(error, NotImplementedError) and _raised_by_reader(error):
         raise _Unfinished
-    if isinstance(error, TypeError | AttributeError) and "ellipsis" in str(error).lower():
+    if isinstance(error, TypeError | AttributeError) and "ellipsis" in _text(error).lower():
         raise _Unfinished(f"A `...` is left over; see {line}." if line else "")
     text = f"your code raised {_headline(error)}"
     if line:
         text += f"\n  at {line}"
     if called:
         text += f"\n  when called as {called}"
-    if "leaf Variable that requires grad" in str(error):
+    if "leaf Variable that requires grad" in _text(error):
         text += (
             "\n  This is torch's way to say that you change an input in place (`x += 1`, "
             "`x.mul_(2)`, `x[0] = 0`). Compute a new tensor instead."
@@ -361,11 +361,15 @@ def _explain(error: BaseException, called: str = "") -> str:
     return text
 
 
-def _headline(error: BaseException) -> str:
+def _text(error: BaseException) -> str:
     try:
-        text = textwrap.shorten(str(error)[:1000], 300, placeholder=" …")
-    except Exception:  # its own text raises
-        text = ""
+        return str(error)
+    except Exception:  # the reader's class has a text that raises
+        return ""
+
+
+def _headline(error: BaseException) -> str:
+    text = textwrap.shorten(_text(error)[:1000], 300, placeholder=" …")
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

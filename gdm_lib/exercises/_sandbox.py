@@ -134,6 +134,9 @@ def _know_ours() -> None:
     for name in [*sys.modules]:
         if name.startswith(_PACKAGE) and name not in _OURS:
             _OURS[name] = _Names(sys.modules[name], everything=True)
+            for value in _OURS[name].then.values():
+                if isinstance(value, type) and value.__module__ == name:
+                    _OURS[f"{name}.{value.__qualname__}"] = _Names(value, everything=True)
 
 
 # How to set and how to get what code can change about the process.
@@ -314,7 +317,9 @@ def _raise_at_each_line(frame: types.FrameType | None) -> None:
     """
 
     def stop(frame: types.FrameType, event: str, argument: object) -> Any:
-        raise TimeUp
+        if event == "line":  # the exception that is under way is an event too
+            raise TimeUp
+        return stop
 
     inner = []
     while frame is not None and frame.f_code is not Isolation.run.__code__:

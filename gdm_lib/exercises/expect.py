@@ -193,9 +193,13 @@ def _difference(got: Tensor, want: Tensor, name: str) -> str:
     is_, has = _verbs(name)
     they, differ = ("it", "differs") if has == "has" else ("they", "differ")
     if want.numel() > 1:
-        ratio, offset = got / want, got - want
-        factor = float(ratio.mean())
-        if abs(factor - 1) > 1e-3 and torch.allclose(ratio, ratio.mean(), rtol=1e-4, atol=0):
+        ratio, offset = (got / want)[want != 0], got - want
+        factor = float(ratio.double().mean())
+        if (
+            factor
+            and abs(factor - 1) > 1e-3
+            and torch.allclose(got, factor * want, rtol=1e-4, atol=1e-9)
+        ):
             return (
                 f"{is_} {factor:.4g} times what {they} should be, in every entry: look for "
                 "a missing or a spare factor."

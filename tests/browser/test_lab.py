@@ -308,6 +308,99 @@ def test_faults_of_a_widget_are_told_from_those_of_jupyterlab(lab, visit):
     assert not any("internal reference" in error.text for error in found)
 
 
+SMALL = f"""{pairs.HEADER}
+# A small pair
+
+```{{code-cell}} ipython3
+from gdm_lib import pretrained, widgets
+
+model = pretrained.load("vae/mnist_2d")
+widgets.LatentExplorer.plane(model.decode_mean)
+```
+
+That was a widget.
+
+```{{code-cell}} ipython3
+print(6 * 7)
+```
+"""
+
+
+@on_worker(0)
+def test_files_change_only_in_what_was_run_and_a_reopened_notebook_has_its_picture(lab, visitor):
+    chapters = lab.folder / "chapters"
+    text, path = chapters / "pair.md", chapters / "pair.ipynb"
+    text.write_text(SMALL, "utf-8")
+    pairs.write(pairs.read_master(text), path)
+
+    def files():
+        return {
+            p.relative_to(chapters).as_posix(): p.read_bytes()
+            for p in [*chapters.rglob("*.md"), *chapters.rglob("*.ipynb")]
+            if ".ipynb_checkpoints" not in p.parts
+        }
+
+    def opened(name, title):
+        page = visitor().page
+        page.goto(lab.start.replace("index", name))
+        page.get_by_role("heading", name=title).first.wait_for(timeout=60_000)
+        wait_until_idle(page)
+        return page
+
+    at_first = files()
+    # A chapter that was opened and saved, and nothing ran.
+    page = opened("appendix/widgets", "The widgets")
+    save_and_read(page, chapters / "appendix" / "widgets.ipynb")
+    page.close()
+    assert files() == at_first
+
+    page = opened("pair", "A small pair")
+    run_all(page)
+    wait_until_idle(page)
+    settle(page, widget_of_cell(page, 1))
+    assert files() == at_first
+    cells = save_and_read(page, path)
+    page.close()
+    assert [len(cell.outputs) for cell in cells if cell.cell_type == "code"] == [1, 1]
+    after = files()
+    assert {name for name in after if after[name] != at_first.get(name)} == {"pair.ipynb"}
+    stored = nbformat.read(path, as_version=4)
+    assert stored.metadata.pop("widgets")
+    for cell in stored.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    assert nbformat.reads(at_first["pair.ipynb"].decode(), as_version=4) == stored
+
+    for kernel in lab.ask("kernels"):
+        lab.ask(f"kernels/{kernel['id']}", "DELETE")
+    page = opened("pair", "A small pair")
+    root = widget_of_cell(page, 1)
+    still = root.locator(".gdm-still, canvas").first
+    still.wait_for(timeout=10_000)
+    assert still.bounding_box()["width"] > 100
+    assert page.get_by_text("model not found").count() == 0
+    # Saved once more, with a kernel that knows nothing of the widget, it keeps it.
+    save_and_read(page, path)
+    assert files() == after
+
+
+@on_worker(1)
+def test_an_edit_made_elsewhere_is_shown_and_not_overwritten(lab, visit):
+    chapters = lab.folder / "chapters"
+    text, path = chapters / "elsewhere.md", chapters / "elsewhere.ipynb"
+    text.write_text(SMALL, "utf-8")
+    pairs.write(pairs.read_master(text), path)
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[1].source += "\n\nMy own note."
+    nbformat.write(notebook, path)
+    before = path.read_bytes()
+    visit.page.goto(lab.start.replace("index", "elsewhere"))
+    said = visit.page.get_by_role("dialog")
+    said.get_by_text("was edited by another program").wait_for(timeout=60_000)
+    assert "python -m jupytext --to md:myst" in said.inner_text()
+    assert path.read_bytes() == before
+
+
 @on_worker(1)
 def test_a_cell_runs_while_the_playground_trains(lab, visit):
     page = visit.page

@@ -449,6 +449,13 @@ def test_what_is_sent_without_end_is_cut_off(server, cache, name, monkeypatch, i
     assert_refused(server, cache, "raw", message)
 
 
+def test_what_precedes_the_file_is_cut_off_before_the_time_is_over(server, cache, monkeypatch):
+    monkeypatch.setattr(_download, "MAX_HEAD", 10_000)
+    head, again, _ = ENDLESS["a redirection's body"]
+    monkeypatch.setattr(server, "raw", (head, again), raising=False)
+    assert_refused(server, cache, "raw", "more than 10,000 bytes of headers and redirections came")
+
+
 OK = b"HTTP/1.1 200 OK\r\n\r\n"
 
 
@@ -478,7 +485,7 @@ def test_what_is_no_plain_file_in_the_cache_is_named_and_left(server, cache, kin
             "loop": lambda p: p.symlink_to(p)}  # fmt: skip
     make[kind](path)
     before = path.lstat()
-    with pytest.raises(DataError, match=r"set/file\.gz can't be read .* mend or delete it"):
+    with pytest.raises(DataError, match=r"set/file\.gz can't be read .* or delete it"):
         fetch(remote(server, "ok"))
     assert path.lstat() == before
 

@@ -129,8 +129,12 @@ def test_noise_within_the_bijection_is_the_same_for_every_layer():
     """Else a layer's statistics would be those of other noise than the layer before had."""
     model = Flow(Chain(Dequantise(4), BatchNorm(2), BatchNorm(2, eps=0)), StandardNormal((2,)))
     model.double()
-    settle(model, torch.randint(4, (300, 2), generator=seeded()).double() / 3)
+    x = torch.randint(4, (300, 2), generator=seeded()).double() / 3
+    settle(model, x)
     first, second = statistics(model)
+    torch.rand(1)  # nor does it depend on what was drawn before
+    settle(model, x)
+    assert torch.equal(statistics(model)[0], first)
     torch.testing.assert_close(second[0], torch.zeros(2).double(), rtol=0, atol=1e-12)
     torch.testing.assert_close(second[1], first[1] / (first[1] + 1e-5), rtol=1e-12, atol=0)
 

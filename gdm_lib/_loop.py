@@ -165,6 +165,7 @@ def run(
     fabric: Fabric | None,
     progress: bool,
     config: Mapping[str, object],
+    finish: Callable[[nn.Module, Batch], object] | None = None,
 ) -> History:
     """Train ``model`` in place, and return the history of it.
 
@@ -175,6 +176,8 @@ def run(
         usual_batch_size: if ``batch_size`` is left out and ``data`` makes no batches of its own.
         valid: evaluated by the loss of the only player.
         config: facts of the callers that a checkpoint must agree with to be resumed.
+        finish: called at the very end with the model, then with its averaged copy, and the whole
+            of the data. No checkpoint knows of it, so that a longer run goes on as without it.
     """
     fabric = _fabric_of(turns[0].parameters[0].device) if fabric is None else fabric
     if not isinstance(fabric, Fabric):
@@ -240,7 +243,7 @@ def run(
                 saved.check_writable()
     average = None if ema is None else _Average(model, players, ema)
     if average is not None:
-        history.ema = average.model
+        history.ema = average.model.to(fabric.device)
     noise = torch.Generator(fabric.device)
 
     def load(part: Batch) -> Batch:
@@ -373,6 +376,15 @@ def run(
                     if fabric.is_global_zero:
                         saved.save(step)
             line.show(step, history, shown)
+        if finish is not None:
+            everything = source_of(
+                *(data, "data"), batch_size=batch_size, given=False, transform=transform, seed=seed
+            )
+            _reseed(noise, seed, "finish", 0, 0)
+            read = [load(batch) for _, batch in everything.once(batch_size)]
+            whole_of = tuple(torch.cat(parts) for parts in zip(*read, strict=True))
+            for trained in [model] if average is None else [model, average.model]:
+                finish(trained, whole_of)
     history.interrupted = step < total
     return history
 

@@ -15,7 +15,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from gdm_lib import _loop
+from gdm_lib import _loop, bijections
 from gdm_lib._loop import (
     Callback,
     Data,
@@ -25,6 +25,7 @@ from gdm_lib._loop import (
     Player,
     Transform,
 )
+from gdm_lib.bijections import BatchNorm
 from gdm_lib.protocols import AdversarialModel
 
 __all__ = ["Data", "History", "NonFiniteLossError", "cosine", "fit", "fit_adversarial"]
@@ -69,6 +70,7 @@ def fit(
     checkpoint: Path | str | None = None,
     checkpoint_every: int | None = None,
     resume: bool = False,
+    settle: bool = False,
     seed: int = 0,
     fabric: Fabric | None = None,
     progress: bool = True,
@@ -135,6 +137,10 @@ def fit(
             has taken is refused. The file has a SHA-256 over all that is in it, and is checked
             from end to end before anything is loaded; one without, of an older version, is
             refused, since nothing tells whether it is whole.
+        settle: after the last step give each ``bijections.BatchNorm`` the statistics of the whole
+            training set, as MAF's authors do (``bijections.settle``): those of the model and of
+            its averaged copy. It changes neither what ``valid`` and ``measure`` saw before nor
+            what ``checkpoint`` holds.
         seed: of everything random in the run.
         fabric: brings device, precision and processes; already launched where there are several.
             If left out: one process, on the device that the model is on, in its own precision.
@@ -159,8 +165,19 @@ def fit(
     make = partial(Adam, lr=1e-3) if optimizer is None else optimizer
     optim = _made("optimizer", make, parameters)
 
+    if not isinstance(settle, bool):
+        raise ValueError(f"settle must be True or False, got {settle!r}")
+    if settle and not any(isinstance(part, BatchNorm) for part in model.modules()):
+        raise ValueError(
+            f"settle is for models with a bijections.BatchNorm, {type(model).__name__} has none; "
+            "leave it out"
+        )
+
     def loss(x: Tensor, *y: Tensor) -> dict[str, Tensor]:
         return cast(Any, model).loss(x, *y)
+
+    def settled(trained: nn.Module, whole: tuple[Tensor, ...]) -> None:
+        bijections.settle(trained, whole[0], y=whole[1] if len(whole) > 1 else None)
 
     return _loop.run(
         model,
@@ -188,6 +205,7 @@ def fit(
         fabric=fabric,
         progress=progress,
         config={"optimizer": type(optim).__name__},
+        finish=settled if settle else None,
     )
 
 

@@ -478,8 +478,8 @@ NUMBERS = [
     "measure_every", "callback_every", "checkpoint_every", "seed",
 ]  # fmt: skip
 FUNCTIONS = ["transform", "measure", "callback", "optimizer", "critic_optimizer", "after_critic"]
-OTHERS = ["resume", "settle", "checkpoint", "schedule", "transform", "measure", "callback", "optimizer",
-          "fabric"]  # fmt: skip
+OTHERS = ["resume", "settle", "checkpoint", "schedule", "transform", "measure", "callback",
+          "optimizer", "fabric"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [*NUMBERS, *OTHERS])

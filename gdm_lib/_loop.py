@@ -38,6 +38,7 @@ from tqdm import tqdm
 
 from gdm_lib._batches import Batch, Data, Source, Transform, seed_of, source_of
 from gdm_lib._checkpoint import Checkpoint, Kept, agree_on, not_finite, together
+from gdm_lib.nn import learning
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -165,7 +166,6 @@ def run(
     fabric: Fabric | None,
     progress: bool,
     config: Mapping[str, object],
-    finish: Callable[[nn.Module, Batch], object] | None = None,
 ) -> History:
     """Train ``model`` in place, and return the history of it.
 
@@ -176,8 +176,6 @@ def run(
         usual_batch_size: if ``batch_size`` is left out and ``data`` makes no batches of its own.
         valid: evaluated by the loss of the only player.
         config: facts of the callers that a checkpoint must agree with to be resumed.
-        finish: called at the very end with the model, then with its averaged copy, and the whole
-            of the data. No checkpoint knows of it, so that a longer run goes on as without it.
     """
     fabric = _fabric_of(turns[0].parameters[0].device) if fabric is None else fabric
     if not isinstance(fabric, Fabric):
@@ -376,15 +374,6 @@ def run(
                     if fabric.is_global_zero:
                         saved.save(step)
             line.show(step, history, shown)
-        if finish is not None:
-            everything = source_of(
-                *(data, "data"), batch_size=batch_size, given=False, transform=transform, seed=seed
-            )
-            _reseed(noise, seed, "finish", 0, 0)
-            read = [load(batch) for _, batch in everything.once(batch_size)]
-            whole_of = tuple(torch.cat(parts) for parts in zip(*read, strict=True))
-            for trained in [model] if average is None else [model, average.model]:
-                finish(trained, whole_of)
     history.interrupted = step < total
     return history
 
@@ -565,7 +554,8 @@ class _Loss(nn.Module):
         self.model, self.player = model, player
 
     def forward(self, x: Tensor, *y: Tensor) -> dict[str, Tensor]:
-        return self.player.loss(x, *y)
+        with learning(self.model):
+            return self.player.loss(x, *y)
 
 
 class _Game(NamedTuple):
@@ -729,8 +719,8 @@ def _explain_non_finite(
         advice = "The batch holds such values itself: clean the data, or look at the transform."
     else:
         advice = (
-            "The batch is finite: try a smaller learning rate or clip_grad_norm, and look for a "
-            "log of 0, a division by 0 or an exp of a large number there."
+            "The batch is finite: try a smaller learning rate, bound what is exponentiated (of a "
+            "MAF by update=bounded_scale), and look for a log of 0 or a division by 0 there."
         )
     left = "The step was not taken: the model keeps the weights of the step before."
     if player.name:

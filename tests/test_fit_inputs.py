@@ -23,7 +23,6 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from gdm_lib.bijections import BatchNorm, settle
 from gdm_lib.data import digits
 from gdm_lib.training import NonFiniteLossError, fit, fit_adversarial
 from tests.zoo import ZOO, made
@@ -415,53 +414,6 @@ def test_modes_are_given_back_however_the_run_ends(training: bool, end: str) -> 
         assert end in ("error", "nan", "refused")
     assert model.training == training
     assert model.drop.training != training
-
-
-# Batch norm's statistics
-
-
-@pytest.mark.parametrize("name", ["maf", "maf_of_y", "realnvp_image"])
-def test_settling_gives_batch_norm_the_statistics_of_the_whole_set(
-    name: str, tmp_path: Path
-) -> None:
-    path = tmp_path / "run.safetensors"
-    x, y = ZOO[name].data(24)
-    data = (x, y) if y is not None else x
-    run = partial(fit, steps=4, batch_size=8, ema=0.9)
-    plain, model = made(name), made(name)
-    run(plain, data)
-    history = run(model, data, settle=True, checkpoint=path)
-    averages = run(made(name), data).ema, history.ema
-    for rough, settled in ((plain, model), averages):
-        assert rough is not None
-        assert settled is not None
-        assert not same_state(rough, settled)
-        with torch.random.fork_rng():
-            settle(rough, x, y=y)
-        for a, b in zip(norms(rough), norms(settled), strict=True):
-            torch.testing.assert_close(a.mean, b.mean, rtol=0.1, atol=0.1)
-        assert all(
-            torch.equal(a, b) for a, b in zip(rough.parameters(), settled.parameters(), strict=True)
-        )
-    resumed, whole = made(name), made(name)
-    run(whole, data, steps=8)
-    run(resumed, data, steps=8, checkpoint=path, resume=True)
-    assert same_state(resumed, whole)
-
-
-def norms(model: nn.Module) -> list[BatchNorm]:
-    return [part for part in model.modules() if isinstance(part, BatchNorm)]
-
-
-def same_state(a: nn.Module, b: nn.Module) -> bool:
-    return all(map(torch.equal, a.state_dict().values(), b.state_dict().values()))
-
-
-def test_settling_what_has_no_batch_norm_is_refused_before_the_first_step() -> None:
-    model = Noisy()
-    with pytest.raises(ValueError, match=r"settle is for models with a bijections.BatchNorm"):
-        fit(model, X, steps=1, batch_size=4, settle=True)
-    assert not model.seen
 
 
 # Numbers

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gdm_lib.exercises._check import Wrong, describe, given_dtypes
+from gdm_lib.exercises._check import Wrong, describe, given_dtypes, rounding
 
 __all__ = [
     "expect_agreement",
@@ -161,6 +161,7 @@ def expect_close(
         Wrong: The first that holds: not a tensor of the right dtype; equal to a known mistake; a
             wrong shape; NaN or infinite values; a constant factor or offset; another difference.
     """
+    rtol = max(rtol, rounding())
     tensor = expect_tensor(got, want, name).detach()
     want = want.detach()
 
@@ -193,9 +194,13 @@ def _difference(got: Tensor, want: Tensor, name: str) -> str:
     is_, has = _verbs(name)
     they, differ = ("it", "differs") if has == "has" else ("they", "differ")
     if want.numel() > 1:
-        ratio, offset = got / want, got - want
-        factor = float(ratio.mean())
-        if abs(factor - 1) > 1e-3 and torch.allclose(ratio, ratio.mean(), rtol=1e-4, atol=0):
+        ratio, offset = (got / want)[want != 0], got - want
+        factor = float(ratio.double().mean())
+        if (
+            (factor or (want != 0).all())
+            and abs(factor - 1) > 1e-3
+            and torch.allclose(got, factor * want, rtol=1e-4, atol=1e-9)
+        ):
             return (
                 f"{is_} {factor:.4g} times what {they} should be, in every entry: look for "
                 "a missing or a spare factor."

@@ -6,6 +6,7 @@ import dis
 import html
 import inspect
 import linecache
+import math
 import re
 import sysconfig
 import textwrap
@@ -90,7 +91,12 @@ def check(
 
     Returns:
         The verdict. As the last expression of a notebook's cell it shows itself.
+
+    Raises:
+        ValueError: ``seconds`` is not positive and finite.
     """
+    if not 0 < seconds < math.inf:
+        raise ValueError(f"seconds: expected a positive and finite number, got {seconds}")
     name = getattr(checker, "__name__", "answer")
     try:
         with _sandbox.isolated(seconds) as isolation:
@@ -99,8 +105,8 @@ def check(
         line = _readers_line(stopped)
         return Verdict(
             False,
-            f"{name}: your code was stopped, since it ran for more than {seconds:g} seconds. "
-            "An answer takes far less: look for a loop that never ends."
+            f"{name}: your code was stopped, since it ran for more than {seconds:g} "
+            f"second{'s' * (seconds != 1)}. An answer takes far less: look for a loop that never ends."
             + (f"\n  It was at {line}." if line else ""),
         )
     finally:

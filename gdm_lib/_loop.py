@@ -38,6 +38,7 @@ from tqdm import tqdm
 
 from gdm_lib._batches import Batch, Data, Source, Transform, seed_of, source_of
 from gdm_lib._checkpoint import Checkpoint, Kept, agree_on, not_finite, together
+from gdm_lib.nn import learning
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -553,7 +554,8 @@ class _Loss(nn.Module):
         self.model, self.player = model, player
 
     def forward(self, x: Tensor, *y: Tensor) -> dict[str, Tensor]:
-        return self.player.loss(x, *y)
+        with learning(self.model):
+            return self.player.loss(x, *y)
 
 
 class _Game(NamedTuple):
@@ -717,8 +719,8 @@ def _explain_non_finite(
         advice = "The batch holds such values itself: clean the data, or look at the transform."
     else:
         advice = (
-            "The batch is finite: try a smaller learning rate or clip_grad_norm, and look for a "
-            "log of 0, a division by 0 or an exp of a large number there."
+            "The batch is finite: try a smaller learning rate, bound what is exponentiated (of a "
+            "MAF by update=bounded_scale), and look for a log of 0 or a division by 0 there."
         )
     left = "The step was not taken: the model keeps the weights of the step before."
     if player.name:

@@ -113,7 +113,7 @@ def add(cells):
 
 
 def tag(cells):
-    cells[1].metadata.tags = ["hide-input"]
+    cells[1].metadata.tags = ["mine"]
 
 
 @pytest.mark.parametrize("notebook_is_newer_by", [3600, 0.5, -3600])

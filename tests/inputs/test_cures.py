@@ -422,6 +422,12 @@ CURES: dict[str, Cure] = {
         ),
         lambda model: all(p.isfinite().all() for p in model.parameters()),
     ),
+    "an embedding without a context": Cure(
+        lambda: PixelCNNpp((1, 4, 4), embed=ClassEmbedding(3, 5), **FRESH),
+        "set it, or leave embed out",
+        lambda _: PixelCNNpp((1, 4, 4), embed=ClassEmbedding(3, 5), context_dim=5, **FRESH).eval(),
+        lambda model: model.sample(3, LABELS).shape == (3, 1, 4, 4),
+    ),
     "one order": Cure(
         lambda: MaskedMLP(3, (8,), orders=[0, 2, 1]),
         "one order alone is [order]",

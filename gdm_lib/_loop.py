@@ -241,7 +241,7 @@ def run(
                 saved.check_writable()
     average = None if ema is None else _Average(model, players, ema)
     if average is not None:
-        history.ema = average.model
+        history.ema = average.model.to(fabric.device)
     noise = torch.Generator(fabric.device)
 
     def load(part: Batch) -> Batch:
@@ -719,8 +719,8 @@ def _explain_non_finite(
         advice = "The batch holds such values itself: clean the data, or look at the transform."
     else:
         advice = (
-            "The batch is finite: try a smaller learning rate or clip_grad_norm, and look for a "
-            "log of 0, a division by 0 or an exp of a large number there."
+            "The batch is finite: try a smaller learning rate, bound what is exponentiated (of a "
+            "MAF by update=bounded_scale), and look for a log of 0 or a division by 0 there."
         )
     left = "The step was not taken: the model keeps the weights of the step before."
     if player.name:

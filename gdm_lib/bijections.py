@@ -712,7 +712,7 @@ class Flow(nn.Module):
         log_prob = log_base + logdet
         overflow = log_prob.isnan() & x.flatten(1).isfinite().all(1)
         if y is not None and y.is_floating_point():
-            overflow = overflow & y.flatten(1).isfinite().all(1)
+            overflow = overflow & y[:, None].flatten(1).isfinite().all(1)
         # Weights are looked at only where it matters, or by a compiler, which can't branch here.
         if torch.compiler.is_compiling() or bool(overflow.any()):
             overflow = overflow & self._finite()

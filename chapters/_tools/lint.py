@@ -19,7 +19,7 @@ from nbformat import NotebookNode
 
 from chapters._tools import inputs, pairs
 from chapters._tools.execute import MAX_BYTES
-from chapters._tools.markdown import Block, parse, plain, slug, walk
+from chapters._tools.markdown import EQUATION, Block, parse, plain, slug, walk
 from chapters._tools.names import reused
 from chapters._tools.prose import LONG, drift, folded, half_folded, lines_of
 
@@ -65,7 +65,6 @@ CITED = re.compile(
     re.IGNORECASE,
 )
 EXCUSE = re.compile(r"<!--\s*number:\s*\S.*?-->", re.DOTALL)
-EQUATION = re.compile(r"\$\$\s*\(([\w-]+)\)\s*$")
 LINK = re.compile(
     r"(?P<image>!?)\[(?P<text>(?:[^\[\]]|\[[^\]]*\])*)\]\((?P<target>[^()\s]*)[^()]*\)"
 )

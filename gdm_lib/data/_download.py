@@ -260,7 +260,11 @@ class _Paced(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int | None:
         self.sock.settimeout(self.pace.left())
-        count = self.raw.readinto(buffer)
+        try:
+            count = self.raw.readinto(buffer)
+        except TimeoutError:
+            self.pace.left()  # says so if it was the whole time that is over
+            raise
         if not self.pace.received:
             self.pace.before += count or 0
             if self.pace.before > MAX_HEAD + CHUNK:  # of the content, a chunk may be among them

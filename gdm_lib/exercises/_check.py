@@ -6,6 +6,7 @@ import dis
 import html
 import inspect
 import linecache
+import math
 import re
 import sysconfig
 import textwrap
@@ -90,7 +91,12 @@ def check(
 
     Returns:
         The verdict. As the last expression of a notebook's cell it shows itself.
+
+    Raises:
+        ValueError: ``seconds`` is not positive and finite.
     """
+    if not 0 < seconds < math.inf:
+        raise ValueError(f"seconds: expected a positive and finite number, got {seconds}")
     name = getattr(checker, "__name__", "answer")
     try:
         with _sandbox.isolated(seconds) as isolation:
@@ -99,10 +105,14 @@ def check(
         line = _readers_line(stopped)
         return Verdict(
             False,
-            f"{name}: your code was stopped, since it ran for more than {seconds:g} seconds. "
-            "An answer takes far less: look for a loop that never ends."
+            f"{name}: your code was stopped, since it ran for more than {seconds:g} "
+            f"second{'s' * (seconds != 1)}. An answer takes far less: look for a loop that never "
+            "ends."
             + (f"\n  It was at {line}." if line else ""),
         )
+    finally:
+        _GIVEN.clear()
+        _ROUNDING[0] = 0.0
 
 
 def _judge(
@@ -177,7 +187,9 @@ def _guard(
     """
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        if single:
+        converted = single and torch.float64 in [a.dtype for a in args if isinstance(a, Tensor)]
+        _ROUNDING[0] = 1e-3 if converted else 0.0
+        if converted:
             args = tuple(_convert(arg, torch.float64, torch.float32) for arg in args)
         try:
             bound = inspect.signature(answer).bind(*args, **kwargs).arguments
@@ -222,18 +234,25 @@ def _guard(
             )
         if result is ... or (isinstance(result, tuple) and any(item is ... for item in result)):
             raise _Unfinished
-        return _convert(result, torch.float32, torch.float64) if single else result
+        return _convert(result, torch.float32, torch.float64) if converted else result
 
     return call
 
 
+# Of the last call of the answer: dtypes of the tensors it was given, and how well it can do.
 _GIVEN: list[torch.dtype] = []
+_ROUNDING = [0.0]
 _MIXED = re.compile(r"\bfloat\b.*\bdouble\b|\bdouble\b.*\bfloat\b", re.IGNORECASE | re.DOTALL)
 
 
 def given_dtypes() -> list[torch.dtype]:
     """The dtypes of the tensors that the answer was last called with."""
     return list(_GIVEN)
+
+
+def rounding() -> float:
+    """The relative error that is due to the precision in which the answer was last called."""
+    return _ROUNDING[0]
 
 
 def _convert(value: Any, old: torch.dtype, new: torch.dtype) -> Any:
@@ -244,10 +263,10 @@ def _convert(value: Any, old: torch.dtype, new: torch.dtype) -> Any:
         return type(value)([_convert(item, old, new) for item in value])
     if inspect.isfunction(value):
 
-        def converted(*args: Any) -> Any:
+        def in_another(*args: Any) -> Any:
             return _convert(value(*[_convert(arg, new, old) for arg in args]), old, new)
 
-        return converted
+        return in_another
     return value
 
 

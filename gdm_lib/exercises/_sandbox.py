@@ -176,7 +176,6 @@ class Isolation:
         self.numpy = numpy.random if numpy is not None else None
         self.numpy_state = None if self.numpy is None else self.numpy.get_state()
         self.numpy_errors = None if numpy is None else (numpy.seterr, numpy.geterr())
-        self.filters = list(warnings.filters)
         self.streams = sys.stdout, sys.stderr
         self.modes = [_pop_function_mode() for _ in range(_count_function_modes())]
         self.dispatch = [_pop_dispatch_mode() for _ in range(_count_dispatch_modes())]
@@ -223,9 +222,6 @@ class Isolation:
             _push_function_mode(mode)
         self._put(self.state)
         sys.stdout, sys.stderr = self.streams
-        if warnings.filters != self.filters:
-            warnings.filters[:] = self.filters  # type: ignore[index]
-            warnings._filters_mutated()  # type: ignore[attr-defined]
         random.setstate(self.random)
         if self.numpy is not None:
             self.numpy.set_state(self.numpy_state)
@@ -250,7 +246,11 @@ def isolated(seconds: float) -> Iterator[Isolation]:
         TimeUp: The time limit has passed.
     """
     cuda = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    with torch.random.fork_rng(devices=cuda), torch.inference_mode(False):
+    with (
+        warnings.catch_warnings(),
+        torch.random.fork_rng(devices=cuda),
+        torch.inference_mode(False),
+    ):
         isolation = Isolation()
         try:
             torch.manual_seed(0)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gdm_lib.exercises._check import Wrong, describe, given_dtypes
+from gdm_lib.exercises._check import Wrong, describe, given_dtypes, rounding
 
 __all__ = [
     "expect_agreement",
@@ -161,6 +161,7 @@ def expect_close(
         Wrong: The first that holds: not a tensor of the right dtype; equal to a known mistake; a
             wrong shape; NaN or infinite values; a constant factor or offset; another difference.
     """
+    rtol = max(rtol, rounding())
     tensor = expect_tensor(got, want, name).detach()
     want = want.detach()
 
@@ -196,7 +197,7 @@ def _difference(got: Tensor, want: Tensor, name: str) -> str:
         ratio, offset = (got / want)[want != 0], got - want
         factor = float(ratio.double().mean())
         if (
-            factor
+            (factor or (want != 0).all())
             and abs(factor - 1) > 1e-3
             and torch.allclose(got, factor * want, rtol=1e-4, atol=1e-9)
         ):

@@ -1,4 +1,4 @@
-"""No checker without a test that proves it with ``assert_checker``."""
+"""No checker without a test that proves it with ``assert_checker``, and without its mutants."""
 
 import ast
 import importlib
@@ -6,7 +6,11 @@ import inspect
 import pkgutil
 from pathlib import Path
 
+import pytest
+
 import gdm_lib.exercises
+from tests.exercises.answers import answered, answers_of, in_other_words
+from tests.exercises.mutants import Draw, build, first_sizes, mutants
 
 HERE = Path(__file__).parent
 
@@ -58,6 +62,34 @@ def test_every_checker_is_proved():
     assert "gdm_lib.exercises.vae.vae.gaussian_kl" in known
     tested = set().union(*(proved(p.read_text("utf-8")) for p in HERE.rglob("test_*.py")))
     assert not known - tested, "these checkers have no test that calls assert_checker on them"
+
+
+@pytest.mark.parametrize("name", sorted(checkers()))
+def test_every_checker_has_inputs_other_words_and_mutants(name):
+    module, _, checker = name.rpartition(".")
+    paper = module.rpartition(".")[2]
+    answers = answers_of(module)
+    assert answers is not None, f"{paper}_answers.py is missing beside the tests of {paper}"
+    inputs = getattr(answers, f"{checker}_inputs", None)
+    assert inputs is not None, f"{paper}_answers.py has no `{checker}_inputs(d)`"
+    known = {repr(inputs(Draw(seed))) for seed in range(10)}
+    assert len(known) > 5, f"`{checker}_inputs` hardly varies what it draws"
+    words = in_other_words(answers, checker)
+    assert len(words) >= 2, f"{paper}_answers.py needs `{checker}_1` and `{checker}_2`"
+    assert name in answered(), f"no chapter sets {name}: test_mutants.py does not see it"
+    made = answered()[name]
+    assert len(made.sources) == len(words) + 1, f"test_mutants.py misses answers to {name}"
+    source, scope = made.sources[0]
+    assert callable(build(source, scope))
+    count = sum(len(mutants(s, first_sizes(s, names, made.checker))) for s, names in made.sources)
+    assert count >= 20, f"{name}: {count} mutants, at least 20 are needed"
+
+
+def test_gradients_are_named_by_checkers_that_are():
+    known = checkers()
+    for module in {name.rpartition(".")[0] for name in known}:
+        for checker in answers_of(module).GRADIENTS:
+            assert f"{module}.{checker}" in known
 
 
 def test_the_scan_sees_only_what_is_proved():

@@ -477,6 +477,12 @@ def test_an_alarm_that_was_set_before_still_rings():
         signal.signal(signal.SIGALRM, before)
 
 
+@pytest.mark.parametrize("seconds", [0, -1, math.inf, math.nan])
+def test_a_limit_that_is_none_is_refused(seconds):
+    with pytest.raises(ValueError, match="seconds: expected a positive and finite number"):
+        check(double, right, seconds=seconds)
+
+
 def test_the_limit_is_for_all_calls_together_and_half_a_minute_without_another():
     import inspect
 

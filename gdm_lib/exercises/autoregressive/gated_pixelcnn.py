@@ -297,12 +297,12 @@ def conditional_gain(answer: Callable[..., Tensor]) -> None:
         return posterior / math.log(2) + math.log2(log_p.shape[1])
 
     # Images of one batch may be worlds apart: each has its own largest class.
-    far = torch.tensor([[-3e4], [-100.0], [-8e3]], dtype=torch.float64)
+    far = torch.tensor([[-3000.0], [-100.0], [-1500.0]], dtype=torch.float64)
     cases = {
         "of a single image and four classes": (_wave(1, 4) - 90, torch.tensor([3])),
         "of two classes": (3 * _wave(4, 2) - 50, torch.tensor([1, 0, 0, 1])),
         "of one class": (_wave(2, 1) - 50, torch.tensor([0, 0])),
-        "of images whose log-probabilities are thousands apart": (
+        "of images whose log-probabilities are thousands of nats apart": (
             _wave(3, 5) + far,
             torch.tensor([4, 0, 2]),
         ),

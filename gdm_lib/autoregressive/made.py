@@ -179,26 +179,29 @@ class MaskedMLP(nn.Module):
         return cast(Tensor, getattr(self, f"degrees{layer}"))[order].long()
 
     def mask(self, layer: int, order: int = 0) -> Tensor:
-        """Which weights of a layer stay, ``(out, in)``; made of the degrees if there are several
-        orders, because so many masks would be larger than the weights."""
+        """1 for the weights of a layer that stay, ``(out, in)``; layer -1 are the direct ones.
+
+        It is made of the degrees if there are several orders, because so many masks would be larger
+        than the weights. In the dtype of the weights, since a product with booleans takes longer.
+        """
         if self.orders == 1:
-            return cast(Tensor, getattr(self, f"mask{layer}"))
+            return cast(Tensor, getattr(self, f"mask{layer}" if layer >= 0 else "direct_mask"))
         return self._made_mask(layer, order)
 
     def _made_mask(self, layer: int, order: int) -> Tensor:
-        last = layer == len(self.layers) - 1
+        last = layer in (-1, len(self.layers) - 1)
+        inputs = getattr(self, f"degrees{max(layer, 0)}")[order]
         outputs = getattr(self, f"degrees{0 if last else layer + 1}")[order]
         outputs = outputs.repeat(self.params) if last else outputs
-        return mask(getattr(self, f"degrees{layer}")[order], outputs, strict=last)
-
-    def _direct_mask(self, order: int) -> Tensor:
-        places = cast(Tensor, self.degrees0)[order]
-        return mask(places, places.repeat(self.params), strict=True)
+        return mask(inputs, outputs, strict=last).to(cast(nn.Linear, self.layers[0]).weight)
 
     def _keep_masks(self) -> None:
-        if self.orders == 1:
-            for i in range(len(self.layers)):
-                self.register_buffer(f"mask{i}", self._made_mask(i, 0), persistent=False)
+        if self.orders > 1:
+            return
+        for i in range(len(self.layers)):
+            self.register_buffer(f"mask{i}", self._made_mask(i, 0), persistent=False)
+        if self.direct is not None:
+            self.register_buffer("direct_mask", self._made_mask(-1, 0), persistent=False)
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
         # What was stored before the context reached the output is the network with zeros there.
@@ -221,7 +224,7 @@ class MaskedMLP(nn.Module):
             if i < len(self.activations):
                 h = self.activations[i](h)
         if self.direct is not None:
-            weight = self.direct.weight * self._direct_mask(order)
+            weight = self.direct.weight * self.mask(-1, order)
             h = h + F.linear(x.to(weight.dtype), weight)
         if context is not None and self.context_to_output is not None:
             h = h + self.context_to_output(context.to(self.context_to_output.weight.dtype))

@@ -107,8 +107,7 @@ def check(
             False,
             f"{name}: your code was stopped, since it ran for more than {seconds:g} "
             f"second{'s' * (seconds != 1)}. An answer takes far less: look for a loop that never "
-            "ends."
-            + (f"\n  It was at {line}." if line else ""),
+            "ends." + (f"\n  It was at {line}." if line else ""),
         )
     finally:
         _GIVEN.clear()

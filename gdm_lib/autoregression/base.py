@@ -124,7 +124,6 @@ class Autoregressive(nn.Module):
             TypeError: ``n`` is no whole number.
             ValueError: ``n`` is negative, or ``y`` does not fit, see ``context``.
         """
-        n = check_count("n", n)
 
         def draw(params: Tensor, _: Place) -> Tensor:
             return self.likelihood.sample(params, generator=generator)

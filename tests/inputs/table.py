@@ -280,6 +280,20 @@ def special_tries(name: str) -> Iterator[tuple[str, Try]]:
 
         guise = "loss of no item" if method == "loss" else "empty batch"
         yield guise, Try(call, {"x": x[:0], **none}, empty)
+    if hasattr(model, "complete"):
+        kept = as_plain(lambda: model.complete(x, torch.ones(animal.shape, dtype=torch.bool), y))
+        for guise, came in {
+            "known of floats": torch.ones(animal.shape),
+            "known of float batches": torch.ones(x.shape),
+            "known a list": torch.ones(animal.shape).bool().tolist(),
+            "known one bool": torch.tensor(True),
+        }.items():
+            yield guise, Try(lambda known: model.complete(x, known, y), {"known": came}, kept)
+        for guise, came in {
+            "known of another size": torch.ones(2, *animal.shape, dtype=torch.bool),
+            "known missing": None,
+        }.items():
+            yield guise, Try(lambda known: model.complete(x, known, y), {"known": came}, never)
     yield "sample(0)", Try(model.sample, {"n": 0, **none}, shaped(0, *animal.shape))
 
 

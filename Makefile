@@ -15,6 +15,8 @@ PY := $(BIN)/python
 READY := .venv/ready
 NPM_READY := chapters/_site/node_modules/mathjax/package.json
 START := chapters/index.ipynb
+# Read by jupyter nbconvert.
+EXPORT := .venv/etc/jupyter/jupyter_nbconvert_config.py
 
 FIND_PYTHON = for candidate in "$$PYTHON" python3 python3.11 python3.12 python3.13 python3.14 python; do \
 	  if [ -n "$$candidate" ] && "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -28,10 +30,10 @@ help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*  ## /make \1|/p' Makefile | while IFS='|' read -r target text; do \
 	  printf '%-14s %s\n' "$$target" "$$text"; done
 
-lab: $(READY)  ## open the book in JupyterLab (PORT=8888)
+lab: $(READY) $(EXPORT)  ## open the book in JupyterLab (PORT=8888)
 	@$(PY) -m chapters._tools.lab --port $(PORT) --LabApp.default_url=/lab/tree/$(START) $(LAB_ARGS)
 
-test: $(READY)  ## run every test: code, notebooks, site, browser (STAGES="lint unit")
+test: $(READY) $(EXPORT)  ## run every test: code, notebooks, site, browser (STAGES="lint unit")
 	@if command -v npm >/dev/null 2>&1; then $(MAKE) --no-print-directory assets; fi
 	@GDM_ASSETS=$(ASSETS) $(PY) tests/stages.py $(STAGES)
 
@@ -73,6 +75,10 @@ $(READY): pyproject.toml constraints.txt
 	@grep -v '^torch==' constraints.txt > .venv/constraints.txt
 	@$(PY) -m pip install --quiet -c .venv/constraints.txt -e '.[book,tests]'
 	@touch $@
+
+$(EXPORT): chapters/_tools/settings/jupyter_nbconvert_config.py $(READY)
+	@mkdir -p $(@D)
+	@cp $< $@
 
 .PHONY: assets
 ifeq ($(ASSETS),local)

@@ -29,9 +29,12 @@ def open_plain(path: Path) -> io.BufferedReader:
 
     Raises:
         OSError: it can't be opened; FileNotFoundError if it isn't there.
-        ValueError: it is a folder, a pipe or a device.
+        ValueError: it is a folder, a pipe or a device, or no path at all.
     """
-    handle = os.open(path, READING)
+    try:
+        handle = os.open(path, READING)
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r} can't be the path of a file: {error}") from error
     try:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             raise ValueError(f"{path} is not a plain file, but a folder, a pipe or a device")

@@ -21,6 +21,7 @@ __all__ = [
     "batch_of",
     "check",
     "check_count",
+    "check_counts",
     "check_known",
     "check_some",
     "grey_levels",
@@ -88,6 +89,12 @@ def check_count(name: str, value: Any, least: int = 0) -> int:
     if isinstance(value, tuple | list) and len(value) == 1:
         cure = f"; take {name}[0]"
     raise TypeError(f"{name} must be a whole number of at least {least}, got {_kind(value)}{cure}")
+
+
+def check_counts(least: int = 1, **values: Any) -> None:
+    """``check_count`` of each of several arguments, given by their names."""
+    for name, value in values.items():
+        check_count(name, value, least)
 
 
 def check_some(name: str, value: Tensor) -> None:

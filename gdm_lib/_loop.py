@@ -13,6 +13,7 @@ same numbers, and a stop that says where a NaN came from.
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 import operator
 import signal
@@ -37,6 +38,7 @@ from tqdm import tqdm
 
 from gdm_lib._batches import Batch, Data, Source, Transform, seed_of, source_of
 from gdm_lib._checkpoint import Checkpoint, Kept, agree_on, not_finite, together
+from gdm_lib.nn import learning
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -175,7 +177,7 @@ def run(
         valid: evaluated by the loss of the only player.
         config: facts of the callers that a checkpoint must agree with to be resumed.
     """
-    fabric = fabric or _fabric_of(turns[0].parameters[0].device)
+    fabric = _fabric_of(turns[0].parameters[0].device) if fabric is None else fabric
     if not isinstance(fabric, Fabric):
         raise ValueError(f"fabric must be a lightning_fabric.Fabric, got {fabric!r}")
     rank, world = fabric.global_rank, fabric.world_size
@@ -239,7 +241,7 @@ def run(
                 saved.check_writable()
     average = None if ema is None else _Average(model, players, ema)
     if average is not None:
-        history.ema = average.model
+        history.ema = average.model.to(fabric.device)
     noise = torch.Generator(fabric.device)
 
     def load(part: Batch) -> Batch:
@@ -421,7 +423,10 @@ def _check_batch_size(batch_size: int, items: int, world: int, accumulate: int) 
     if batch_size % (world * accumulate):
         among = f" among {world} processes" if world > 1 else ""
         into = f" into {accumulate} parts" if accumulate > 1 else ""
-        raise ValueError(f"batch_size must divide evenly{among}{into}, got {batch_size}")
+        raise ValueError(
+            f"batch_size must divide evenly{among}{into}, got {batch_size}; give another "
+            "batch_size, or accumulate"
+        )
 
 
 def _count_steps(steps: int | None, epochs: int | None, per_epoch: int) -> int:
@@ -549,7 +554,8 @@ class _Loss(nn.Module):
         self.model, self.player = model, player
 
     def forward(self, x: Tensor, *y: Tensor) -> dict[str, Tensor]:
-        return self.player.loss(x, *y)
+        with learning(self.model):
+            return self.player.loss(x, *y)
 
 
 class _Game(NamedTuple):
@@ -608,14 +614,30 @@ def _terms(loss: nn.Module, part: Batch) -> Any:
     """What the loss returns; data with labels for a model of none are refused as such."""
     try:
         return loss(*part)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         told = str(error)
-        if len(part) == 2 and told.startswith(("y must be None", "context must be None")):
-            raise ValueError(
-                f"{told}; data comes with labels: give its x alone, of a Dataset "
-                "torch.stack([x for x, y in data])"
-            ) from error
-        raise
+        refused = told.startswith(("y must be None", "context must be None"))
+        if isinstance(error, TypeError):
+            inner = cast(_Loss, cast(Any, loss).module)
+            method = f"model.{inner.player.method}"
+            refused = not _takes_two(getattr(inner.model, inner.player.method))
+            told = f"{method} takes no y"
+        if len(part) == 1 or not refused:
+            raise
+        raise ValueError(
+            f"{told}; data comes with labels: give its x alone, of a Dataset "
+            "torch.stack([x for x, y in data])"
+        ) from error
+
+
+def _takes_two(method: Callable[..., object]) -> bool:
+    try:
+        inspect.signature(method).bind(None, None)
+    except TypeError:
+        return False
+    except ValueError:  # one without a signature
+        pass
+    return True
 
 
 def _sum_of_squares(gradients: Sequence[Tensor]) -> Tensor:
@@ -697,8 +719,8 @@ def _explain_non_finite(
         advice = "The batch holds such values itself: clean the data, or look at the transform."
     else:
         advice = (
-            "The batch is finite: try a smaller learning rate or clip_grad_norm, and look for a "
-            "log of 0, a division by 0 or an exp of a large number there."
+            "The batch is finite: try a smaller learning rate, bound what is exponentiated (of a "
+            "MAF by update=bounded_scale), and look for a log of 0 or a division by 0 there."
         )
     left = "The step was not taken: the model keeps the weights of the step before."
     if player.name:

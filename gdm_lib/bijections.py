@@ -31,6 +31,7 @@ from gdm_lib._inputs import check_some, grey_levels, not_finite
 from gdm_lib.likelihoods import LOG_2PI
 from gdm_lib.nn import (
     check_batch,
+    check_condition,
     check_count,
     check_labels,
     check_sizes,
@@ -322,14 +323,19 @@ class Squeeze(nn.Module):
                 f"x must have even height and width, got {tuple(x.shape[2:])}; pad the images, "
                 "or take fewer scales"
             )
-        return F.pixel_unshuffle(x, 2), x.new_zeros(len(x))
+        n, c, h, w = x.shape
+        if not n:  # torch would keep the shape
+            return x.reshape(0, 4 * c, h // 2, w // 2), x.new_zeros(0)
+        return F.pixel_unshuffle(x, 2), x.new_zeros(n)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """``(B, 4C, H, W)`` -> ``(B, C, 2H, 2W)``."""
         check_inputs("z", z, (-1, -1, -1), context)
         if z.shape[1] % 4:
             raise ValueError(f"z must have a multiple of 4 channels, got {z.shape[1]}")
-        return F.pixel_shuffle(z, 2), z.new_zeros(len(z))
+        c, h, w = z.shape[1:]
+        x = F.pixel_shuffle(z, 2) if len(z) else z.reshape(0, c // 4, 2 * h, 2 * w)
+        return x, z.new_zeros(len(z))
 
 
 # Elementwise
@@ -344,6 +350,7 @@ class Affine(nn.Module):
 
     def __init__(self, features: int) -> None:
         super().__init__()
+        check_count("features", features, 1)
         self.features = features
         self.log_scale = nn.Parameter(torch.zeros(features))
         self.shift = nn.Parameter(torch.zeros(features))
@@ -391,6 +398,7 @@ class BatchNorm(nn.Module):
         self, features: int, *, momentum: float = 0.1, eps: float = 1e-5, affine: bool = False
     ) -> None:
         super().__init__()
+        check_count("features", features, 1)
         self.features, self.momentum, self.eps = features, momentum, eps
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("var", torch.ones(features))
@@ -515,8 +523,7 @@ class Dequantise(nn.Module):
 
     def __init__(self, levels: int = 256) -> None:
         super().__init__()
-        if levels < 2:
-            raise ValueError(f"levels must be at least 2, got {levels}")
+        check_count("levels", levels, 2)
         self.levels = levels
 
     def forward(
@@ -651,6 +658,7 @@ class Flow(nn.Module):
         self.embed = embed
         self.bound = dequantise is not None
         self.context_dim: int = max(getattr(m, "context_dim", 0) for m in (bijection, base))
+        check_condition(self.context_dim, embed)
         self.data_shape = None if data_shape is None else check_sizes("data_shape", data_shape)
 
     def _contexts(self, y: Tensor | None, n: int) -> tuple[Tensor | None, Tensor | None]:
@@ -662,15 +670,18 @@ class Flow(nn.Module):
         )
         return first, second
 
+    def _check(self, x: Tensor) -> None:
+        """Refuse what isn't a batch of items."""
+        any_shape = x.shape[1:] if isinstance(x, Tensor) else ()
+        shape = any_shape if self.data_shape is None else self.data_shape
+        levels = None if self.dequantise is None else self.dequantise.levels
+        check_batch("x", x, shape, levels=levels)
+
     def _latent(
         self, x: Tensor, y: Tensor | None, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """``z``, the log-determinant ``(B,)``, and what the base gets of ``y``."""
-        any_shape = x.shape[1:] if isinstance(x, Tensor) else ()
-        levels = None if self.dequantise is None else self.dequantise.levels
-        check_batch(
-            "x", x, any_shape if self.data_shape is None else self.data_shape, levels=levels
-        )
+        self._check(x)
         context, base_context = self._contexts(y, len(x))
         volume: Tensor | float = 0.0
         if self.dequantise is not None:
@@ -694,12 +705,24 @@ class Flow(nn.Module):
         """Nats, ``(B, *data_shape)`` -> ``(B,)``. The generator is for dequantisation.
 
         ``-inf`` where the latent overflows: exponential scales do that far from the data, where
-        the density is zero to any precision. ``loss`` keeps the NaN, so that training stops.
+        the density is zero to any precision. NaN where the data, the condition or the weights are
+        no numbers, and in ``loss`` for an overflow too, so that training stops.
         """
         log_base, logdet = self._terms(x, y, generator)
         log_prob = log_base + logdet
         overflow = log_prob.isnan() & x.flatten(1).isfinite().all(1)
+        if y is not None and y.is_floating_point():
+            overflow = overflow & y[:, None].flatten(1).isfinite().all(1)
+        # Weights are looked at only where it matters, or by a compiler, which can't branch here.
+        if torch.compiler.is_compiling() or bool(overflow.any()):
+            overflow = overflow & self._finite()
         return log_prob.masked_fill(overflow, -math.inf)
+
+    def _finite(self) -> Tensor:
+        """Whether all weights and statistics are."""
+        state = [t for t in (*self.parameters(), *self.buffers()) if t.is_floating_point()]
+        each = [t.isfinite().all() for t in state]
+        return torch.stack(each).all() if each else torch.tensor(True)
 
     @trains
     def loss(
@@ -711,8 +734,9 @@ class Flow(nn.Module):
             ``loss``; ``log_base`` and ``log_det``, whose sum is its negative; and
             ``bits_per_dim`` if the data are grey levels.
         """
-        log_base, logdet = (term.mean() for term in self._terms(x, y, generator))
+        self._check(x)
         check_some("x", x)
+        log_base, logdet = (term.mean() for term in self._terms(x, y, generator))
         terms = {
             "loss": -(log_base + logdet),
             "log_base": log_base.detach(),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import gdm_lib
-from gdm_lib.data._download import DataError, cache_dir, fetch
+from gdm_lib.data._download import DataError, RemoteFile, cache_dir, fetch, intact
 
 __all__ = ["main"]
 
@@ -96,10 +96,19 @@ def _data(names: Sequence[str]) -> None:
             fetch(file)
     width = max(map(len, sets)) + 3
     for name, files in sets.items():
-        stored = all(os.path.isfile(cache_dir() / file.path) for file in files)
         size = sum(file.size for file in files) / 1e6
-        print(f"{name:{width}}{size:6.1f} MB  {'in the cache' if stored else 'not fetched'}")
+        print(f"{name:{width}}{size:6.1f} MB  {_in_cache(files)}")
     print(f"cache: {cache_dir()}")
+
+
+def _in_cache(files: Sequence[RemoteFile]) -> str:
+    try:
+        found = [intact(file) for file in files]
+    except DataError as error:
+        return f"damaged: {_line(error)}"
+    if all(found):
+        return "in the cache"
+    return "damaged, and to be fetched anew" if False in found else "not fetched"
 
 
 def _train(name: str | None, directory: Path | None) -> None:

@@ -17,7 +17,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gdm_lib._inputs import a_tensor, batch_of, check, levels_of, not_finite, real
+from gdm_lib._inputs import (
+    a_tensor,
+    batch_of,
+    check,
+    check_count,
+    check_counts,
+    levels_of,
+    not_finite,
+    real,
+)
 from gdm_lib.nn import exact, gaussian, uniform
 from gdm_lib.protocols import Likelihood
 
@@ -253,8 +262,7 @@ class Categorical(nn.Module):
 
     def __init__(self, levels: int) -> None:
         super().__init__()
-        if levels < 2:
-            raise ValueError(f"levels must be at least 2, got {levels}")
+        check_count("levels", levels, 2)
         self.levels = levels
 
     def params_shape(self, data_shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -296,8 +304,7 @@ class MixtureOfGaussians(nn.Module):
 
     def __init__(self, components: int = 10) -> None:
         super().__init__()
-        if components < 1:
-            raise ValueError(f"components must be at least 1, got {components}")
+        check_count("components", components, 1)
         self.components = components
 
     def params_shape(self, data_shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -374,11 +381,8 @@ class DiscretizedLogisticMixture(nn.Module):
         self, levels: int, components: int = 10, channels: int = 1, *, min_log_scale: float = -7.0
     ) -> None:
         super().__init__()
-        if levels < 2 or components < 1 or channels < 1:
-            raise ValueError(
-                "levels must be at least 2, components and channels at least 1, got "
-                f"{levels}, {components} and {channels}"
-            )
+        check_count("levels", levels, 2)
+        check_counts(components=components, channels=channels)
         self.levels, self.components, self.channels = levels, components, channels
         self.min_log_scale = min_log_scale
         self.parts = (1, channels, channels, channels * (channels - 1) // 2)
@@ -509,6 +513,8 @@ class Softmax(nn.Module):
 
     def __init__(self, levels: int, channels: int = 1) -> None:
         super().__init__()
+        check_count("levels", levels, 2)
+        check_counts(channels=channels)
         self.levels, self.channels = levels, channels
         self.whole = Categorical(levels**channels)
 

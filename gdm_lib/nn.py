@@ -14,14 +14,25 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from gdm_lib._inputs import a_tensor, batch_of, check, check_count, labels_of, real, rows
+from gdm_lib._inputs import (
+    a_tensor,
+    batch_of,
+    check,
+    check_count,
+    check_counts,
+    labels_of,
+    real,
+    rows,
+)
 
 __all__ = [
     "ClassEmbedding",
     "check_batch",
+    "check_condition",
     "check_count",
     "check_image",
     "check_labels",
+    "check_module",
     "check_sizes",
     "context_of",
     "evaluates",
@@ -68,7 +79,9 @@ def check_sizes(name: str, sizes: Sequence[int]) -> tuple[int, ...]:
     return sizes
 
 
-def check_image(name: str, shape: Sequence[int], multiple: int, why: str) -> tuple[int, int, int]:
+def check_image(
+    name: str, shape: Sequence[int], multiple: int = 1, why: str = ""
+) -> tuple[int, int, int]:
     """The shape of an image, as a tuple.
 
     Raises:
@@ -112,6 +125,35 @@ def check_batch(
         ValueError: another shape or dtype; names what was expected, what came and what to do.
     """
     check(name, x, a_tensor, batch_of(shape), *([real(levels)] if floating else []))
+
+
+def check_module(name: str, value: nn.Module | None) -> None:
+    """Refuse what isn't a module or None.
+
+    Raises:
+        TypeError: a class that makes modules, or anything else.
+    """
+    if value is None or isinstance(value, nn.Module):
+        return
+    got = f"the class {value.__name__}" if isinstance(value, type) else repr(value)
+    cure = f"; make one of it, {value.__name__}(...)" if isinstance(value, type) else ""
+    raise TypeError(f"{name} must be a module, got {got}{cure}")
+
+
+def check_condition(context_dim: int, embed: nn.Module | None) -> None:
+    """Refuse a condition that a model could not use.
+
+    Raises:
+        TypeError: ``embed`` is no module, ``context_dim`` no int.
+        ValueError: ``embed`` without ``context_dim``.
+    """
+    check_count("context_dim", context_dim)
+    check_module("embed", embed)
+    if embed is not None and not context_dim:
+        raise ValueError(
+            "context_dim must be as many features as embed puts out, got 0; for OneHot(K) that is "
+            "K, without a condition leave embed out"
+        )
 
 
 def in_dtype_of(module: nn.Module, x: Tensor) -> Tensor:
@@ -174,6 +216,11 @@ def context_of(
             f"y must have one row for each of {n} items, got None; this model was made with "
             f"context_dim={context_dim}"
         )
+    if isinstance(y, Tensor) and y.ndim and len(y) != n:
+        some = len(y) and n > len(y) and n % len(y) == 0
+        k = n // len(y) if some else 0
+        cure = f"; for {k} items of each condition take y.repeat_interleave({k}, 0)" if some else ""
+        raise ValueError(f"y must have one row for each of {n} items, got {len(y)}{cure}")
     check("y", y, rows(n, labels=embed is not None))
     if embed is None and not y.is_floating_point():
         raise ValueError(
@@ -234,6 +281,7 @@ class ClassEmbedding(nn.Embedding):
     """
 
     def __init__(self, classes: int, features: int) -> None:
+        check_counts(classes=classes, features=features)
         super().__init__(classes, features)
 
     def forward(self, y: Tensor) -> Tensor:

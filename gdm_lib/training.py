@@ -11,11 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from gdm_lib import _loop
+from gdm_lib import _loop, bijections
+from gdm_lib._batches import seed_of, source_of
 from gdm_lib._loop import (
     Callback,
     Data,
@@ -25,6 +27,7 @@ from gdm_lib._loop import (
     Player,
     Transform,
 )
+from gdm_lib.bijections import BatchNorm
 from gdm_lib.protocols import AdversarialModel
 
 __all__ = ["Data", "History", "NonFiniteLossError", "cosine", "fit", "fit_adversarial"]
@@ -59,6 +62,7 @@ def fit(
     schedule: Callable[[int], float] | None = None,
     clip_grad_norm: float | None = None,
     ema: float | None = None,
+    settle: bool = False,
     transform: Transform | None = None,
     valid: Data | None = None,
     valid_every: int | None = None,
@@ -114,6 +118,9 @@ def fit(
         ema: decay per step of an exponential moving average of the weights, for example 0.999,
             offered as ``history.ema``. It warms up as ``min(ema, t / (t + 9))`` at step
             t = 0, 1, 2, ..., so that the initial weights have no part in it. Buffers are copied.
+        settle: whether, after the last step, each ``BatchNorm`` of the model, and of its averaged
+            copy, is given the statistics of all ``data``, see ``bijections.settle``. A checkpoint
+            has the running averages, and an interrupted run keeps them.
         transform: makes each batch from ``(x, generator)``: dequantisation, binarisation.
             Runs on the model's device, on validation batches too.
         valid: a set to evaluate the loss on, with the model in eval mode and with the same noise
@@ -156,12 +163,19 @@ def fit(
         raise ValueError(f"model must have a method loss(x, y=None), {type(model).__name__} hasn't")
     if not parameters:
         raise ValueError("model must have parameters that require gradients, it has none")
-    optim = _made("optimizer", optimizer or partial(Adam, lr=1e-3), parameters)
+    make = partial(Adam, lr=1e-3) if optimizer is None else optimizer
+    optim = _made("optimizer", make, parameters)
+    if not isinstance(settle, bool):
+        raise ValueError(f"settle must be True or False, got {settle!r}")
+    if settle and not any(isinstance(part, BatchNorm) for part in model.modules()):
+        raise ValueError(
+            f"settle must be False: {type(model).__name__} has no gdm_lib.bijections.BatchNorm"
+        )
 
     def loss(x: Tensor, *y: Tensor) -> dict[str, Tensor]:
         return cast(Any, model).loss(x, *y)
 
-    return _loop.run(
+    history = _loop.run(
         model,
         [Player("loss", loss, parameters, optim)],
         data,
@@ -188,6 +202,26 @@ def fit(
         progress=progress,
         config={"optimizer": type(optim).__name__},
     )
+    if settle and not history.interrupted:
+        device = parameters[0].device
+        x, *y = _whole(data, transform, seed, parameters[0])
+        for settled in (model, history.ema):
+            if settled is not None:
+                noise = torch.Generator(device).manual_seed(seed_of(seed, "settle noise", 0))
+                bijections.settle(settled, x, y=y[0] if y else None, generator=noise)
+    return history
+
+
+def _whole(data: Data, transform: Transform | None, seed: int, like: Tensor) -> list[Tensor]:
+    """All items of a set at once, where a weight is and in its precision."""
+    device = like.device
+    source = source_of(data, "data", batch_size=1000, given=False, transform=transform, seed=seed)
+    noise = torch.Generator(device).manual_seed(seed_of(seed, "settle transform", 0))
+    with source.given_back():
+        batches = [batch for _, batch in source.once(1000)]
+    x, *y = (torch.cat(parts).to(device) for parts in zip(*batches, strict=True))
+    x = x if transform is None else transform(x, noise)
+    return [part.to(like.dtype) if part.is_floating_point() else part for part in (x, *y)]
 
 
 def fit_adversarial(
@@ -271,9 +305,10 @@ def fit_adversarial(
         raise ValueError(f"after_critic must be a function, got {after_critic!r}")
     steps = _loop.whole("steps", steps)
     theirs, ours = _trainable(game.discriminator), _trainable(game.generator)
-    make = optimizer or partial(Adam, lr=2e-4, betas=(0.5, 0.999))
+    make = partial(Adam, lr=2e-4, betas=(0.5, 0.999)) if optimizer is None else optimizer
+    make_critics = make if critic_optimizer is None else critic_optimizer
     optim = _made("optimizer", make, ours)
-    critic_optim = _made("critic_optimizer", critic_optimizer or make, theirs)
+    critic_optim = _made("critic_optimizer", make_critics, theirs)
 
     def generator_loss(x: Tensor, *y: Tensor) -> dict[str, Tensor]:
         return game.generator_loss(len(x), *y)

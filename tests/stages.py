@@ -90,7 +90,8 @@ def chapters() -> Sequence[Sequence[str]]:
 
 
 def notebooks() -> Sequence[Sequence[str]]:
-    """Every notebook from a cold kernel; cells marked NBVAL_CHECK_OUTPUT must print the same."""
+    """Every notebook from a cold kernel; cells marked NBVAL_CHECK_OUTPUT must print the same. Then
+    its light cells again, last to first."""
     paths = [pairs.notebook_path(master) for master in pairs.masters()]
     options = (
         "--nbval-lax",
@@ -99,6 +100,7 @@ def notebooks() -> Sequence[Sequence[str]]:
         "--dist=loadscope",
         # Not the options of the unit tests, which are about code in this process.
         *("-o", "addopts=", "-o", "filterwarnings=default", "-p", "no:warnings"),
+        *("-p", "tests.again"),
     )
     return [(*PYTEST, *TWO, *options, *(str(path.relative_to(ROOT)) for path in paths))]
 

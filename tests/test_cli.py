@@ -127,6 +127,13 @@ def test_data_is_fetched_ahead_of_use(
     assert cli.main(["data", "mnist"]) == 0
     assert "mnist              0.0 MB  in the cache\n" in capsys.readouterr().out
     assert (tmp_path / "cache/mnist/part").read_bytes() == content
+    (tmp_path / "cache/mnist/part").write_bytes(content[:-1])
+    (tmp_path / "cache/fsdd/recordings.wavs").mkdir(parents=True)
+    assert cli.main(["data"]) == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert listed[0] == "mnist              0.0 MB  damaged, and to be fetched anew"
+    assert listed[1] == "fashion_mnist     30.9 MB  not fetched"
+    assert listed[2].startswith(f"fsdd              21.1 MB  damaged: {tmp_path}/cache/fsdd")
     monkeypatch.setenv("GDM_MIRROR", "here")
     monkeypatch.setenv("GDM_DATA_DIR", str(tmp_path / "other"))
     assert cli.main(["data", "mnist"]) == 1

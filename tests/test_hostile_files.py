@@ -13,7 +13,9 @@ import json
 import lzma
 import os
 import random
+import socketserver
 import tarfile
+import threading
 import wave
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +25,7 @@ import pytest
 import torch
 
 from gdm_lib import _tensorfile, cli, pretrained
-from gdm_lib.data import DataError, fsdd, glyphs, mnist
+from gdm_lib.data import DataError, _download, fsdd, glyphs, mnist
 from gdm_lib.data._download import RemoteFile, fetch
 
 COUNT = 1000
@@ -264,6 +266,50 @@ def test_damaged_downloads_and_caches(cache: Path, tmp_path: Path) -> None:
             put(source, content)
             assert fetch(file).read_bytes() == content
             assert [path.name for path in place.parent.iterdir()] == ["file"]
+
+
+class Answers(socketserver.StreamRequestHandler):
+    """A server that answers whatever it is asked with the next of its answers."""
+
+    def handle(self) -> None:
+        self.rfile.readline()
+        self.wfile.write(self.server.answers.pop())
+
+
+def test_damaged_answers(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = random.Random(16).randbytes(300)
+    sound = (
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 300\r\n\r\n" + content,
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n12C\r\n"
+        + content
+        + b"\r\n0\r\n\r\n",
+        b"HTTP/1.1 302 Found\r\nLocation: /a\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 404 Not Found\r\nContent-Length: 1\r\n\r\n?",
+    )
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(_download, "TIMEOUT", 2)
+    with socketserver.TCPServer(("127.0.0.1", 0), Answers) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            address = f"http://127.0.0.1:{server.server_address[1]}"
+            monkeypatch.setenv("GDM_MIRROR", address)
+            file = RemoteFile("set/file", (), digest(content), len(content))
+            for i, answer in enumerate(sound):
+                for other in (answer, *damaged(answer, COUNT // 10, 17 + i)):
+                    server.answers = [other] * 6  # a redirection may lead back here
+                    path, told = tried(DataError, fetch, file)
+                    if told:
+                        assert f"{address}/set/file: " in told
+                        assert not cache.exists()
+                    else:
+                        assert path.read_bytes() == content
+                        path.unlink()
+                        path.parent.rmdir()
+                        cache.rmdir()
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def idx(shape: tuple[int, ...], data: bytes) -> bytes:

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from gdm_lib.autoregression import Autoregressive
-from gdm_lib.autoregressive import WaveNet
+from gdm_lib.autoregressive import MADE, WaveNet
 from gdm_lib.bijections import BatchNorm, Chain, Flow, StandardNormal
 from gdm_lib.flows import MAF, FlowVAE, Glow, RealNVP, maf_mog
 from gdm_lib.flows.glow import ActNorm
 from gdm_lib.flows.planar_radial import Planar
-from gdm_lib.likelihoods import Bernoulli
+from gdm_lib.likelihoods import Bernoulli, Gaussian
 from gdm_lib.nn import evaluates, evaluating, learning, trains
 from gdm_lib.vae import VAE
 from tests.helpers import normal, seeded
@@ -58,6 +58,10 @@ OWN: dict[str, Any] = {
         lambda: maf_mog(4, layers=1, hidden=(8,), components=2, activation=dropping),
         lambda n, generator: torch.randn(n, 4, generator=generator) + 1,
     ),
+    "a MADE with dropout": (
+        lambda: MADE((4,), (8,), likelihood=Gaussian(), activation=dropping),
+        lambda n, generator: torch.randn(n, 4, generator=generator) + 1,
+    ),
     "couplings with dropout": (
         lambda: RealNVP.vector(4, hidden=(8,), activation=dropping),
         lambda n, generator: torch.randn(n, 4, generator=generator) + 1,
@@ -99,9 +103,8 @@ def calls(name: str, model: Any) -> dict[str, Any]:
     }
     if isinstance(model, Flow):
         found["draw"] = lambda: torch.cat([v.flatten() for v in model.draw(5, y)])
-        if y is None:
-            found["encode"] = lambda: model.encode(x)
-            found["decode"] = lambda: model.decode(model.encode(x))
+        found["encode"] = lambda: model.encode(x, y)
+        found["decode"] = lambda: model.decode(model.encode(x, y), y)
     if isinstance(model, VAE):
         found["encode"] = lambda: torch.cat(model.encode(x))
         found["decode"] = lambda: model.decode(normal(5, 2).float())

@@ -53,6 +53,16 @@ def test_names_are_those_of_the_functions_that_build(weights: Path) -> None:
         for function in (pretrained.build, pretrained.load, pretrained.record):
             with pytest.raises(ValueError, match=r"no reference .*toy/small, toy|must be family"):
                 function(name)
+    names = (None, 5, b"toy/small", ["toy/small"], " toy/small", "toy/small\n", "../toy/small")
+    for name in names:
+        for function in (pretrained.build, pretrained.load, pretrained.record, pretrained.verify):
+            with pytest.raises(ValueError, match="name must be family/name, such as vae/mnist_2d"):
+                function(name)
+    for function in (pretrained.build, pretrained.load):
+        with pytest.raises(ValueError, match=r"no reference weights 'toy/xxx"):
+            function(f"toy/{'x' * 300}")
+    with pytest.raises(ValueError, match=r"'a\\x00b/toy/small.safetensors' can't be the path"):
+        pretrained.load("toy/small", directory=Path("a\0b"))
     with pytest.raises(ValueError, match=r"no reference weights 'boat/small'; .* vae/mnist_2d"):
         pretrained.load("boat/small")
 
@@ -90,6 +100,7 @@ def test_weights_are_recognised_by_their_values(weights: Path) -> None:
         store(name, weights)
         model = pretrained.load(name, directory=weights)
         assert pretrained.identify(model.train(), directory=weights) == name
+        assert pretrained.identify(model, directory=str(weights)) == name
         with torch.no_grad():
             model[0].bias[0] += 1e-4  # less than 16 bits tell from nothing at this size
         assert pretrained.identify(model, directory=weights) is None
@@ -218,7 +229,8 @@ def test_loading_a_vae_brings_in_the_vae_alone() -> None:
         *("gdm_lib", "gdm_lib._files", "gdm_lib._lazy", "gdm_lib._tensorfile"),
         *("gdm_lib.pretrained", "gdm_lib.pretrained.vae"),
         *("gdm_lib.vae", "gdm_lib.vae.vae"),
-        *("gdm_lib.likelihoods", "gdm_lib.nn", "gdm_lib.protocols"),  # what that paper is built of
+        # what that paper is built of
+        *("gdm_lib._inputs", "gdm_lib.likelihoods", "gdm_lib.nn", "gdm_lib.protocols"),
     }
 
 

@@ -1,12 +1,16 @@
 """``settle``: batch norms with the statistics of a whole data set."""
 
+import copy
 import re
 
 import pytest
 import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
-from gdm_lib.bijections import BatchNorm, Chain, Flow, StandardNormal, settle
-from gdm_lib.flows import MAF, Glow, RealNVP
+from gdm_lib.bijections import BatchNorm, Chain, Dequantise, Flow, StandardNormal, settle
+from gdm_lib.flows import MAF, NICE, Glow, RealNVP
+from gdm_lib.training import fit
 from gdm_lib.vae import VAE
 from tests.helpers import normal, seeded
 from tests.zoo import ZOO, made
@@ -82,6 +86,7 @@ def test_settling_again_changes_nothing_and_nothing_else_changes(name):
     model, (x, y) = moved(name).float(), ZOO[name].data(101)
     part = next(model.children()).eval()
     before = {key: value.clone() for key, value in model.state_dict().items()}
+    torch.rand(1)
     before_rng = torch.get_rng_state()
     settle(model, x, y=y, generator=seeded())
     once = statistics(model)
@@ -120,6 +125,35 @@ def test_a_flow_whose_base_is_a_flow_is_settled_throughout():
     assert all(bool((s[0] != 0).any()) for s in statistics(model))
 
 
+def test_noise_within_the_bijection_is_the_same_for_every_layer():
+    """Else a layer's statistics would be those of other noise than the layer before had."""
+    model = Flow(Chain(Dequantise(4), BatchNorm(2), BatchNorm(2, eps=0)), StandardNormal((2,)))
+    model.double()
+    x = torch.randint(4, (300, 2), generator=seeded()).double() / 3
+    settle(model, x)
+    first, second = statistics(model)
+    torch.rand(1)  # nor does it depend on what was drawn before
+    settle(model, x)
+    assert torch.equal(statistics(model)[0], first)
+    torch.testing.assert_close(second[0], torch.zeros(2).double(), rtol=0, atol=1e-12)
+    torch.testing.assert_close(second[1], first[1] / (first[1] + 1e-5), rtol=1e-12, atol=0)
+
+
+def test_a_user_s_model_in_train_mode_is_settled_as_it_is_evaluated():
+    class Plain(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.drop, self.norm = nn.Dropout(0.5), BatchNorm(2)
+
+        def log_prob(self, x):
+            z, logdet = self.norm(self.drop(x))
+            return logdet - z.square().sum(1)
+
+    model, x = Plain().double(), normal(100, 2) + 3
+    settle(model, x, batch_size=9)
+    torch.testing.assert_close(model.norm.mean, x.mean(0))
+
+
 @pytest.mark.parametrize(
     ("model", "called"),
     [
@@ -149,3 +183,93 @@ def test_what_has_no_statistics_is_refused_by_name(data, options, told):
     with pytest.raises(ValueError, match=re.escape(told)):
         settle(model, data, **options)
     assert all(torch.equal(a, b) for a, b in zip(before, statistics(model), strict=True))
+
+
+# Offered by fit
+
+
+def expected(model, x, y=None):
+    """Statistics of the same weights, settled by hand."""
+    oracle = copy.deepcopy(model)
+    for norm in norms(oracle):
+        norm.mean.zero_()
+        norm.var.fill_(1)
+    settle(oracle, x, y=y)
+    return statistics(oracle)
+
+
+def fitted(model, data, **options):
+    return fit(model, data, steps=3, batch_size=16, settle=True, progress=False, **options)
+
+
+def agree(one, other):
+    for mine, theirs in zip(one, other, strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize("kind", [tuple, TensorDataset, DataLoader])
+@pytest.mark.parametrize("name", ["maf", "maf_of_y"])
+def test_fit_settles_on_all_of_its_data(name, kind):
+    model, (x, y) = made(name), ZOO[name].data(50)
+    given = (x,) if y is None else (x, y)
+    data = {
+        tuple: given if y is not None else x,
+        TensorDataset: TensorDataset(*given),
+        DataLoader: DataLoader(TensorDataset(*given), batch_size=16, shuffle=True),
+    }[kind]
+    history = fitted(model, data, ema=0.9)
+    agree(statistics(model), expected(model, x, y))
+    agree(statistics(history.ema), expected(history.ema, x, y))
+    assert model.training
+
+
+def test_fit_settles_on_what_its_transform_makes():
+    model, x = MAF(4, layers=2, hidden=(8,)), torch.randint(256, (50, 4), dtype=torch.uint8)
+    fitted(model, x, transform=lambda x, _: x.float() / 255)
+    agree(statistics(model), expected(model, x.float() / 255))
+
+
+def test_fit_without_it_keeps_the_running_averages_and_what_it_trains_is_the_same():
+    runs = []
+    for option in (False, True):
+        model = made("maf")
+        x, _ = ZOO["maf"].data(50)
+        fit(model, x, steps=3, batch_size=16, settle=option, progress=False)
+        runs.append(model)
+    plain, settled = runs
+    for one, other in zip(plain.parameters(), settled.parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert not torch.allclose(statistics(plain)[0], statistics(settled)[0])
+
+
+def test_a_checkpoint_has_the_running_averages_and_resumes_to_the_same(tmp_path):
+    x, _ = ZOO["maf"].data(50)
+    results = []
+    for parts in ((3,), (1, 3)):
+        for steps in parts:
+            model = made("maf")
+            file = tmp_path / f"{len(parts)}.safetensors"
+            options = {"checkpoint": file, "resume": True, "settle": True, "progress": False}
+            fit(model, x, steps=steps, batch_size=16, **options)
+        results.append(statistics(model))
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_fit_refuses_to_settle_what_has_no_batch_norm_before_it_trains():
+    model = NICE((4,), hidden=(8,))
+    before = [p.clone() for p in model.parameters()]
+    with pytest.raises(ValueError, match="settle must be False: NICE has no"):
+        fitted(model, torch.zeros(50, 4))
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_fit_trains_a_loss_that_was_written_without_a_decorator():
+    """A user's model whose loss is made of ``log_prob``."""
+
+    class Mine(Flow):
+        def loss(self, x, y=None, *, generator=None):
+            return {"loss": -self.log_prob(x).mean()}
+
+    model = Mine(Chain(BatchNorm(4, affine=True)), StandardNormal((4,)))
+    fit(model, normal(50, 4).float() + 5, steps=5, batch_size=16, progress=False)
+    assert bool((model.bijection.parts[0].mean > 1).all())

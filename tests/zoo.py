@@ -6,6 +6,7 @@ that no model is left out.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -176,4 +177,4 @@ def made(name: str, seed: int = 0) -> Any:
     """A fresh model with the same weights each time, as it comes: in train mode."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return ZOO[name].build()
+        return copy.deepcopy(ZOO[name].build())  # of what several share, each has its own

@@ -23,6 +23,7 @@ from nbformat import NotebookNode
 from tornado.web import HTTPError
 
 from chapters._tools import pairs
+from chapters._tools.export import Readable
 
 __all__ = ["Chapters", "main"]
 
@@ -128,6 +129,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     own = (
         f"--ServerApp.contents_manager_class={Chapters.__module__}.{Chapters.__name__}",
         f"--LabApp.app_settings_dir={SETTINGS}",
+        f"--HTMLExporter.preprocessors={Readable.__module__}.{Readable.__name__}",
     )
     LabApp.launch_instance([*own, *(sys.argv[1:] if argv is None else argv)])
 

@@ -19,7 +19,8 @@ from nbformat import NotebookNode
 
 from chapters._tools import inputs, pairs
 from chapters._tools.execute import MAX_BYTES
-from chapters._tools.markdown import Block, parse, plain, slug, walk
+from chapters._tools.markdown import EQUATION, Block, parse, plain, slug, walk
+from chapters._tools.names import reused
 from chapters._tools.prose import LONG, drift, folded, half_folded, lines_of
 
 __all__ = ["ANATOMY", "Finding", "lint", "main", "texts"]
@@ -64,7 +65,6 @@ CITED = re.compile(
     re.IGNORECASE,
 )
 EXCUSE = re.compile(r"<!--\s*number:\s*\S.*?-->", re.DOTALL)
-EQUATION = re.compile(r"\$\$\s*\(([\w-]+)\)\s*$")
 LINK = re.compile(
     r"(?P<image>!?)\[(?P<text>(?:[^\[\]]|\[[^\]]*\])*)\]\((?P<target>[^()\s]*)[^()]*\)"
 )
@@ -111,6 +111,7 @@ def lint(path: Path, root: Path = pairs.ROOT) -> list[Finding]:
     found += _title(blocks)
     found += _code(blocks)
     found += _around_cells(blocks)
+    found += _names(blocks)
     found += _links(blocks, path)
     found += _images(blocks)
     found += _equations(blocks)
@@ -299,6 +300,21 @@ def _glue(cell: Block) -> Found:
         elif isinstance(node, ast.Name) and node.id in DRAWING:
             yield line, f"drawing (`{node.id}`)"
             return
+
+
+def _names(blocks: Sequence[Block]) -> Found:
+    """A cell that is run again after all others finds what they left."""
+    cells = [block for block in walk(blocks) if block.kind == "cell"]
+    try:
+        found = reused([block.text for block in cells])
+    except SyntaxError:
+        return  # said when it is executed
+    for place, name, later in found:
+        yield (
+            cells[place].line,
+            f"this cell reads `{name}`, which the cell in line {cells[later].line} binds anew: run "
+            "again after all others it would find that; use another name in one of them",
+        )
 
 
 def _around_cells(blocks: Sequence[Block]) -> Found:

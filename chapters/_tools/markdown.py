@@ -6,11 +6,12 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-__all__ = ["Block", "parse", "plain", "slug", "walk"]
+__all__ = ["Block", "closing", "options", "parse", "plain", "slug", "walk"]
 
 FENCE = re.compile(r"^(?P<indent> *)(?P<fence>`{3,}|~{3,}|:{3,})\s*(?P<info>.*?)\s*$")
 OPTION = re.compile(r"^:(?P<key>[\w-]+):\s*(?P<value>.*?)\s*$")
 HEADING = re.compile(r"^(?P<marks>#{1,6})\s+(?P<text>.*?)\s*#*$")
+EQUATION = re.compile(r"\$\$\s*\(([\w-]+)\)\s*$")
 LABEL = re.compile(r"^\((?P<name>[^()\s]+)\)=\s*$")
 # Directives whose body is not prose.
 VERBATIM = {"code-block", "code", "eval-rst", "math", "mermaid", "raw", "literalinclude", "toctree"}
@@ -54,7 +55,7 @@ def _blocks(lines: Sequence[str], first: int) -> list[Block]:
         if not line.strip() or line.strip() == "+++" or line.startswith("%"):
             at += 1
         elif (fence and fence["info"] != "") or (fence and fence["fence"][0] in "`~"):
-            end = _closing(lines, at, fence["fence"])
+            end = closing(lines, at, fence["fence"])
             found.append(_fenced(fence["info"], lines[at + 1 : end], number))
             found[-1].closed = end < len(lines)
             at = end + 1
@@ -94,7 +95,8 @@ def _closes_math(line: str, opening: bool) -> bool:
     return line.count("$$") >= 2 if opening else "$$" in line
 
 
-def _closing(lines: Sequence[str], at: int, fence: str) -> int:
+def closing(lines: Sequence[str], at: int, fence: str) -> int:
+    """The place of the line that closes the fence opened at a place; their number if none does."""
     mark = fence[0]
     depth = 0
     for end in range(at + 1, len(lines)):
@@ -115,29 +117,30 @@ def _fenced(info: str, body: Sequence[str], line: int) -> Block:
     match = re.match(r"\{(?P<name>[\w:-]+)\}\s*(?P<rest>.*)", info)
     if not match:
         return Block("code", line, "\n".join(body), name=info, code_line=line + 1)
-    skip, options = _options(body)
+    skip, given = options(body)
     name, inner = match["name"], body[skip:]
     if name in ("code-cell", "code-block", "code"):
         kind = "cell" if name == "code-cell" else "code"
         text = "\n".join(inner)
-        return Block(kind, line, text, name=name, options=options, code_line=line + 1 + skip)
+        return Block(kind, line, text, name=name, options=given, code_line=line + 1 + skip)
     children = [] if name in VERBATIM else _blocks(inner, line + 1 + skip)
-    return Block("directive", line, match["rest"], 0, name, options, children)
+    return Block("directive", line, match["rest"], 0, name, given, children)
 
 
-def _options(body: Sequence[str]) -> tuple[int, dict[str, str]]:
-    options = {}
+def options(body: Sequence[str]) -> tuple[int, dict[str, str]]:
+    """How many lines at the start of a directive's body are its options, and these."""
+    found = {}
     if body[:1] == ["---"]:
         end = list(body).index("---", 1)
         for line in body[1:end]:
             key, _, value = line.partition(":")
-            options[key.strip()] = value.strip()
-        return end + 1, options
+            found[key.strip()] = value.strip()
+        return end + 1, found
     at = 0
     while at < len(body) and (match := OPTION.match(body[at])):
-        options[match["key"]] = match["value"]
+        found[match["key"]] = match["value"]
         at += 1
-    return at, options
+    return at, found
 
 
 def walk(blocks: Sequence[Block]) -> Iterator[Block]:

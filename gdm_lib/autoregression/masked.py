@@ -130,7 +130,8 @@ def sequential(
             above, below = top_rows[d - 1].narrow(1, 0, seen), units[-1].narrow(0, 0, seen)
             params = torch.addmm(tops[d - 1], above, below)
             if net.direct is not None:
-                params.addmm_(direct_rows[d - 1].narrow(1, 0, d - 1), units[0].narrow(0, 0, d - 1))
+                above, below = direct_rows[d - 1].narrow(1, 0, d - 1), units[0].narrow(0, 0, d - 1)
+                params = torch.addmm(params, above, below)
             params = exact(params)
             solved[d - 1].copy_(rule(params.T, (i,)))
             if found is not units[0]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from gdm_lib.autoregression.base import Autoregressive, Place, Rule
 from gdm_lib.likelihoods import Categorical
-from gdm_lib.nn import evaluates
+from gdm_lib.nn import check_image, evaluates
 
 __all__ = ["ConvolutionStep", "NetworkStep", "PixelModel", "PixelStep", "one_pixel"]
 
@@ -46,10 +46,8 @@ class PixelModel(Autoregressive):
         context_dim: int = 0,
         embed: nn.Module | None = None,
     ) -> None:
-        likelihood = Categorical(levels)
-        super().__init__(data_shape, likelihood, levels, context_dim=context_dim, embed=embed)
-        if len(self.data_shape) != 3:
-            raise ValueError(f"data_shape must be (C, H, W), got {self.data_shape}")
+        shape, likelihood = check_image("data_shape", data_shape), Categorical(levels)
+        super().__init__(shape, likelihood, levels, context_dim=context_dim, embed=embed)
 
     def features(self, image: Tensor, context: Tensor | None = None) -> Tensor:
         """The network: an image in [-1, 1], ``(B, C, H, W)``, to logits ``(B, C * levels, H, W)``.

@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gdm_lib._inputs import check_count, check_counts
 from gdm_lib.autoregression import PixelModel, PixelStep
 from gdm_lib.autoregressive.pixelcnn import MaskedConv2d, colours
 from gdm_lib.nn import gate
@@ -55,6 +56,7 @@ class VerticalConv2d(nn.Conv2d):
     def __init__(
         self, features_in: int, features_out: int, kernel: int, *, strict: bool = False
     ) -> None:
+        check_counts(kernel=kernel)
         if kernel % 2 == 0 or (strict and kernel == 1):
             raise ValueError(f"kernel must be odd, and 3 or more if strict, got {kernel}")
         self.above, self.side = kernel // 2, kernel // 2
@@ -162,6 +164,13 @@ class GatedPixelCNN(PixelModel):
         context_dim: int = 0,
         embed: nn.Module | None = None,
     ) -> None:
+        check_counts(p=p, kernel=kernel)
+        check_count("first_kernel", first_kernel, 3)
+        if first_kernel % 2 == 0:
+            raise ValueError(f"first_kernel must be odd, got {first_kernel}")
+        check_count("layers", layers)
+        if head is not None:
+            check_counts(head=head)
         super().__init__(data_shape, levels, context_dim=context_dim, embed=embed)
         count = self.data_shape[0]
         image, features = colours(count, count), colours(p, count)

@@ -32,7 +32,9 @@ from gdm_lib.autoregression import Place, sequential
 from gdm_lib.bijections import check_inputs
 from gdm_lib.likelihoods import Bernoulli, check_items
 from gdm_lib.nn import (
+    check_condition,
     check_count,
+    check_module,
     check_sizes,
     context_of,
     evaluates,
@@ -278,6 +280,8 @@ class MADE(nn.Module):
                 f"masks must be 1 with spread_degrees, which are the same every time, got {masks}; "
                 "take degrees=random_degrees"
             )
+        check_module("likelihood", cast(Any, likelihood))
+        check_condition(context_dim, embed)
         self.likelihood = Bernoulli() if likelihood is None else likelihood
         self.data_shape = check_sizes("data_shape", data_shape)
         self.context_dim, self.embed = context_dim, embed

@@ -26,8 +26,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gdm_lib._inputs import check_count, check_counts
 from gdm_lib.autoregression import ConvolutionStep, NetworkStep, PixelModel, PixelStep
 from gdm_lib.autoregressive.made import mask
+from gdm_lib.nn import check_image
 
 __all__ = ["MaskedConv2d", "PixelCNN", "PixelNetwork", "ResidualBlock", "colours"]
 
@@ -63,7 +65,7 @@ class MaskedConv2d(nn.Conv2d):
     def __init__(
         self, inputs: Tensor, outputs: Tensor, kernel: tuple[int, int], *, strict: bool = False
     ) -> None:
-        if not (kernel[0] % 2 and kernel[1] % 2):
+        if not (kernel[0] % 2 and kernel[1] % 2 and min(kernel) > 0):
             raise ValueError(f"kernel must be two odd sizes, got {kernel}")
         self.above, self.left = kernel[0] // 2, kernel[1] // 2
         # With no row above, there is nothing to the right either.
@@ -140,6 +142,7 @@ class PixelNetwork(PixelModel):
         head: int = 1024,
         kernel: int = 7,
     ) -> None:
+        check_counts(h=h, head=head, kernel=kernel)
         super().__init__(data_shape, levels)
         count = self.data_shape[0]
         outer, top = colours(2 * h, count), colours(head, count)
@@ -183,5 +186,8 @@ class PixelCNN(PixelNetwork):
         head: int = 1024,
         kernel: int = 7,
     ) -> None:
-        blocks = [ResidualBlock(h, data_shape[0]) for _ in range(layers)]
+        count, _, _ = check_image("data_shape", data_shape)
+        check_counts(h=h)
+        check_count("layers", layers)
+        blocks = [ResidualBlock(h, count) for _ in range(layers)]
         super().__init__(data_shape, blocks, levels=levels, h=h, head=head, kernel=kernel)

@@ -31,6 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
+from gdm_lib._inputs import check_counts
 from gdm_lib.autoregression import (
     Autoregressive,
     PixelConv,
@@ -41,7 +42,7 @@ from gdm_lib.autoregression import (
     Rule,
 )
 from gdm_lib.likelihoods import DiscretizedLogisticMixture
-from gdm_lib.nn import evaluates, evaluating, exact
+from gdm_lib.nn import check_image, check_sizes, evaluates, evaluating, exact
 from gdm_lib.protocols import Likelihood
 
 __all__ = [
@@ -358,14 +359,14 @@ class PixelCNNpp(Autoregressive):
         context_dim: int = 0,
         embed: nn.Module | None = None,
     ) -> None:
-        if len(data_shape) != 3:
-            raise ValueError(f"data_shape must be (C, H, W), got {tuple(data_shape)}")
-        if blocks < 1 or not set(strides) <= {1, 2}:
+        count, _, _ = check_image("data_shape", data_shape)
+        check_counts(components=components, features=features, blocks=blocks)
+        if not set(strides := check_sizes("strides", strides)) <= {1, 2}:
             raise ValueError(
-                "blocks must be at least 1 and strides each 1 or 2 (which the kernels of 2 rows "
-                f"cover), got {blocks} and {tuple(strides)}"
+                f"strides must each be 1 or 2, which the kernels of 2 rows cover, got {strides}"
             )
-        count = data_shape[0]
+        if not (isinstance(dropout, int | float) and 0 <= dropout <= 1):
+            raise ValueError(f"dropout must be a number in [0, 1], got {dropout!r}")
         if likelihood is None:
             likelihood = DiscretizedLogisticMixture(levels, components, count)
         super().__init__(data_shape, likelihood, levels, context_dim=context_dim, embed=embed)

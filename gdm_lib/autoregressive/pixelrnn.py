@@ -29,8 +29,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gdm_lib._inputs import check_count, check_counts
 from gdm_lib.autoregression import PixelStep
 from gdm_lib.autoregressive.pixelcnn import MaskedConv2d, PixelNetwork, colours
+from gdm_lib.nn import check_image
 
 __all__ = ["DiagonalBiLSTM", "PixelRNN", "ResidualLSTM", "RowLSTM", "cell", "skew", "unskew"]
 
@@ -260,6 +262,8 @@ class PixelRNN(PixelNetwork):
         head: int = 1024,
         kernel: int = 7,
     ) -> None:
-        count = data_shape[0]
+        count, _, _ = check_image("data_shape", data_shape)
+        check_counts(h=h)
+        check_count("layers", layers)
         blocks = [ResidualLSTM(lstm(h, count), h, count) for _ in range(layers)]
         super().__init__(data_shape, blocks, levels=levels, h=h, head=head, kernel=kernel)

@@ -29,10 +29,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gdm_lib._inputs import a_tensor, batch_of, check, check_count, levels_of, not_finite
+from gdm_lib._inputs import (
+    a_tensor,
+    batch_of,
+    check,
+    check_count,
+    check_counts,
+    levels_of,
+    not_finite,
+)
 from gdm_lib.autoregression import Autoregressive, Place, Queues, Rule
 from gdm_lib.likelihoods import Categorical, check_levels
-from gdm_lib.nn import evaluates, gate
+from gdm_lib.nn import check_sizes, evaluates, gate
 
 __all__ = [
     "CausalConv1d",
@@ -252,9 +260,10 @@ class WaveNet(Autoregressive):
         super().__init__(data_shape, likelihood, levels, context_dim=context_dim, embed=embed)
         if len(self.data_shape) != 1:
             raise ValueError(f"data_shape must be (T,), got {self.data_shape}")
-        if not dilations or min(dilations) < 1:
+        check_counts(residual=residual, skip=skip)
+        if isinstance(dilations, Sequence) and min(dilations, default=0) < 1:
             raise ValueError(f"dilations must be one or more steps back, got {tuple(dilations)}")
-        self.dilations = tuple(dilations)
+        self.dilations = check_sizes("dilations", dilations)
         last = len(self.dilations) - 1
         self.input = nn.Embedding(levels, residual)
         self.blocks = nn.ModuleList(

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from gdm_lib._files import open_plain, replacing
 
-__all__ = ["DataError", "RemoteFile", "cache_dir", "fetch"]
+__all__ = ["DataError", "RemoteFile", "cache_dir", "fetch", "intact"]
 
 TIMEOUT = 30  # seconds without a byte, and the head start that MIN_RATE leaves
 MIN_RATE = 10_000  # bytes a second, on the average since the first request
@@ -111,16 +111,16 @@ def fetch(file: RemoteFile) -> Path:
             full disk, or a cache that can't be read or written. The cache is then as it was before.
     """
     path = cache_dir() / file.path
-    intact = _intact(path, file)
-    if intact:
+    found = intact(file)
+    if found:
         return path
-    damaged = intact is not None
+    damaged = found is not None
     faults = []
     for url in _addresses(file):
         try:
             _download(url, path, file)
         except _SourceError as error:
-            faults.append(f"{url}: {error}")
+            faults.append(f"{_line(url)}: {error}")
         else:
             return path
     state = f"The copy at {path} is damaged. " if damaged else ""
@@ -129,6 +129,28 @@ def fetch(file: RemoteFile) -> Path:
         "Check the connection and try again; or put the file (SHA-256 "
         f"{file.sha256}) at {path} yourself; or set GDM_MIRROR to the base address of a copy"
     )
+
+
+def intact(file: RemoteFile) -> bool | None:
+    """Whether the file in the cache is the one that it should be; None if there is none.
+
+    Raises:
+        DataError: what is there can't be read.
+    """
+    path = cache_dir() / file.path
+    try:
+        with open_plain(path) as stream:
+            # The wrong length is found without a look at what may be a terabyte.
+            if os.fstat(stream.fileno()).st_size != file.size:
+                return False
+            return hashlib.file_digest(stream, "sha256").hexdigest() == file.sha256
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{path} can't be read ({error}); mend its permissions or delete it, or set "
+            "GDM_DATA_DIR to another folder"
+        ) from error
 
 
 class _SourceError(Exception):
@@ -149,23 +171,6 @@ def _addresses(file: RemoteFile) -> tuple[str, ...]:
             f"got {mirror!r}; set it to one, or unset it to use the official addresses"
         )
     return (f"{mirror.rstrip('/')}/{file.mirror_path or file.path}",)
-
-
-def _intact(path: Path, file: RemoteFile) -> bool | None:
-    """Whether the file in the cache is the one that it should be; None if there is none."""
-    try:
-        with open_plain(path) as stream:
-            # The wrong length is found without a look at what may be a terabyte.
-            if os.fstat(stream.fileno()).st_size != file.size:
-                return False
-            return hashlib.file_digest(stream, "sha256").hexdigest() == file.sha256
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path} can't be read ({error}); mend or delete it, or set GDM_DATA_DIR to "
-            "another folder"
-        ) from error
 
 
 def _download(url: str, path: Path, file: RemoteFile) -> None:
@@ -255,7 +260,11 @@ class _Paced(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int | None:
         self.sock.settimeout(self.pace.left())
-        count = self.raw.readinto(buffer)
+        try:
+            count = self.raw.readinto(buffer)
+        except TimeoutError:
+            self.pace.left()  # says so if it was the whole time that is over
+            raise
         if not self.pace.received:
             self.pace.before += count or 0
             if self.pace.before > MAX_HEAD + CHUNK:  # of the content, a chunk may be among them

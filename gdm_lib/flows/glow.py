@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from numbers import Real
 from typing import Any, cast
 
 import torch
@@ -38,6 +39,7 @@ from gdm_lib.bijections import (
     join,
 )
 from gdm_lib.nn import (
+    check_condition,
     check_count,
     check_image,
     evaluates,
@@ -351,6 +353,7 @@ class Glow(Flow):
         context_dim: int = 0,
         embed: nn.Module | None = None,
     ) -> None:
+        check_condition(context_dim, embed)
         for name, count in {"scales": scales, "steps": steps, "hidden": hidden}.items():
             check_count(name, count, 1)
         c, h, w = shape = check_image("shape", shape, 2**scales, f"{scales} scales")
@@ -390,6 +393,8 @@ class Glow(Flow):
         paper writes the exponent ``T**2``; a Gaussian of deviation ``T`` has ``1 / T**2``.)
         """
         check_count("n", n)
+        if not isinstance(temperature, Real) or not 0 <= temperature < math.inf:
+            raise ValueError(f"temperature must be a number of at least 0, got {temperature!r}")
         _, base_context = self._contexts(y, n)
         z = cast(Any, self.base).sample(n, base_context, generator=generator)
         return self.decode(temperature * z, y)

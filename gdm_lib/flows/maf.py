@@ -77,8 +77,12 @@ def _layers(
     check_count("layers", layers)
     hidden = check_sizes("hidden", hidden)
     parts: list[nn.Module] = []
-    order = list(order)
-    if sorted(order) != list(range(dim)):
+    try:
+        order = [*order]
+        fits = sorted(order) == list(range(dim))
+    except TypeError:
+        fits = False
+    if not fits:
         raise ValueError(f"order must be a permutation of 0..{dim - 1}, got {order}")
     for _ in range(layers):
         net = MaskedMLP(
@@ -93,8 +97,8 @@ def _layers(
         )
         parts.append(AutoregressiveStep(net, update))
         parts += [BatchNorm(dim, affine=True)] if batch_norm else []
-        order = order[::-1]
-    return Chain(*parts), order
+        order = [*reversed(order)]
+    return Chain(*parts), [*order]
 
 
 class MAF(Flow):

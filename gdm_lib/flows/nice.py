@@ -25,7 +25,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gdm_lib.bijections import Chain, Dequantise, Flatten, Flow, StandardNormal, check_inputs, join
-from gdm_lib.nn import check_count, check_sizes, exact, gaussian, mlp, through, uniform
+from gdm_lib.nn import (
+    check_condition,
+    check_count,
+    check_sizes,
+    exact,
+    gaussian,
+    mlp,
+    through,
+    uniform,
+)
 
 __all__ = ["NICE", "AdditiveCoupling", "DiagonalScale", "StandardLogistic", "inpaint"]
 
@@ -169,6 +178,7 @@ class NICE(Flow):
         embed: nn.Module | None = None,
     ) -> None:
         data_shape, hidden = check_sizes("data_shape", data_shape), check_sizes("hidden", hidden)
+        check_condition(context_dim, embed)
         check_count("couplings", couplings)
         dim = math.prod(data_shape)
         if dim < 2:

@@ -38,7 +38,7 @@ from gdm_lib.bijections import (
     check_inputs,
     join,
 )
-from gdm_lib.nn import check_count, check_image, check_sizes, exact, mlp, through
+from gdm_lib.nn import check_condition, check_count, check_image, check_sizes, exact, mlp, through
 
 __all__ = [
     "AffineCoupling",
@@ -222,6 +222,7 @@ class RealNVP(Flow):
             embed: makes the context of ``y``, see ``Flow``.
         """
         check_count("dim", dim, 2)
+        check_condition(context_dim, embed)
         check_count("couplings", couplings)
         hidden = check_sizes("hidden", hidden)
         layers: list[nn.Module] = [Flatten((dim,))]  # refuses what isn't a vector
@@ -257,15 +258,17 @@ class RealNVP(Flow):
                 last scale still has 2x2 pixels for its checkerboards.
             levels: grey levels of the data, see ``Dequantise``.
             scales: how many.
-            hidden: channels of each residual network; the paper has 64 for 32x32 images.
+            hidden: channels of each residual network; the paper has 32, and 64 for CIFAR-10.
             blocks: residual blocks of each network; the paper has 8 for CIFAR-10.
             alpha: see ``Logit``.
             batch_norm: whether a ``BatchNorm`` follows each coupling.
             context_dim: features of the context, see ``Flow``.
             embed: makes the context of ``y``, see ``Flow``.
         """
-        for name, count in {"scales": scales, "hidden": hidden, "blocks": blocks + 1}.items():
-            check_count(name, count, 1)
+        check_condition(context_dim, embed)
+        check_count("scales", scales, 1)
+        check_count("hidden", hidden, 1)
+        check_count("blocks", blocks)
         step = 2 ** (scales - 1)
         c, h, w = shape = check_image("shape", shape, step, f"{scales} scales")
         if min(h, w) < 2 * step:

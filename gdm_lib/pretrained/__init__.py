@@ -76,7 +76,7 @@ def build(name: str) -> nn.Module:
     Raises:
         ValueError: there is no such set.
     """
-    family, _, function = name.partition("/")
+    family, function = _parts(name)
     known = {info.name for info in pkgutil.iter_modules(__path__)}
     if family not in known or function not in _family(family).__all__:
         raise _unknown(name)
@@ -258,7 +258,7 @@ def identify(model: nn.Module, *, directory: Path | None = None) -> str | None:
         if all(torch.equal(stored[k].to(t.dtype), t) for k, t in model.state_dict().items()):
             digests.add(hashlib.sha256(_tensorfile.encode(stored, {})).hexdigest())
     # From what is stored, so that nothing is imported to recognise a model.
-    folder = directory or where()
+    folder = Path(directory or where())
     for path in sorted(folder.glob("*/*.json")):
         name = path.relative_to(folder).with_suffix("").as_posix()
         try:
@@ -274,10 +274,15 @@ def identify(model: nn.Module, *, directory: Path | None = None) -> str | None:
     return None
 
 
-def _paths(name: str, directory: Path | None) -> tuple[Path, Path]:
+def _parts(name: str) -> tuple[str, str]:
     family, slash, variable = name.partition("/") if isinstance(name, str) else ("", "", "")
     if not (slash and family.isidentifier() and variable.isidentifier()):
         raise ValueError(f"name must be family/name, such as vae/mnist_2d, got {name!r}")
+    return family, variable
+
+
+def _paths(name: str, directory: Path | None) -> tuple[Path, Path]:
+    family, variable = _parts(name)
     stem = Path(directory or where()) / family / variable
     return stem.with_suffix(".safetensors"), stem.with_suffix(".json")
 
@@ -285,17 +290,19 @@ def _paths(name: str, directory: Path | None) -> tuple[Path, Path]:
 def _content(path: Path, name: str, most: int) -> bytes:
     try:
         return _files.read_plain(path, most)
-    except (FileNotFoundError, NotADirectoryError) as error:
+    except ValueError as error:
+        raise ValueError(f"{error}; delete it and make it anew with: gdm train {name}") from error
+    except OSError as error:
         if name not in names():
             raise _unknown(name) from error
-        raise FileNotFoundError(f"{path} does not exist; make it with: gdm train {name}") from error
-    except OSError as error:
+        if isinstance(error, FileNotFoundError | NotADirectoryError):
+            raise FileNotFoundError(
+                f"{path} does not exist; make it with: gdm train {name}"
+            ) from error
         raise OSError(
             f"{path} can't be read ({error.strerror or error}); mend its permissions, or make it "
             f"anew with: gdm train {name}"
         ) from error
-    except ValueError as error:
-        raise ValueError(f"{error}; delete it and make it anew with: gdm train {name}") from error
 
 
 def _verified(name: str, directory: Path | None) -> tuple[dict[str, Any], bytes]:

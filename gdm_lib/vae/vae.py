@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ from gdm_lib.likelihoods import LOG_2PI, Bernoulli, check_items, check_levels
 from gdm_lib.nn import (
     check_batch,
     check_count,
+    check_module,
     check_sizes,
     context_of,
     evaluates,
@@ -238,6 +240,7 @@ class VAE(nn.Module):
             estimator: what training maximises.
             samples: latent samples per item in training.
         """
+        check_module("likelihood", cast(Any, likelihood))
         likelihood = Bernoulli() if likelihood is None else likelihood
         data_shape, hidden = check_sizes("data_shape", data_shape), check_sizes("hidden", hidden)
         params_shape = likelihood.params_shape(data_shape)

@@ -412,19 +412,41 @@ class Frame {
     return select;
   }
 
-  /** One of a few; the value is the index of the option. */
+  /** One of a few, side by side, or in a menu where there is no room for that; the value is the
+   * index of the option. */
   choice(key, { label, options }) {
     const name = unique();
+    const choose = (i) => {
+      this.controls[key](i);
+      this.set(key, i);
+    };
     const group = h("div", { class: "gdm-choice", role: "radiogroup", "aria-label": label });
     const radios = options.map((text, i) => {
       const radio = h("input", { type: "radio", name, value: i });
-      radio.addEventListener("change", () => this.set(key, i));
+      radio.addEventListener("change", () => choose(i));
       group.append(h("label", {}, radio, h("span", {}, text)));
       return radio;
     });
-    this.options(key, label, (value) => (radios[value].checked = true), () => radios.length);
+    const items = options.map((text, i) => h("option", { value: i }, text));
+    const select = h("select", { "aria-label": label }, ...items);
+    select.addEventListener("change", () => choose(Number(select.value)));
+    const show = (value) => {
+      radios[value].checked = true;
+      select.value = value;
+    };
+    this.options(key, label, show, () => radios.length);
     const row = h("div", { class: "gdm-row" }, h("span", { "aria-hidden": "true" }, label), group);
     this.room.append(row);
+
+    let needed = 0; // by all side by side
+    const watcher = new ResizeObserver(() => {
+      if (group.isConnected && group.scrollWidth > group.clientWidth) {
+        needed = group.scrollWidth;
+        group.replaceWith(select);
+      } else if (select.isConnected && select.offsetWidth >= needed) select.replaceWith(group);
+    });
+    watcher.observe(row);
+    this.undo.push(() => watcher.disconnect());
   }
 
   /** A row of buttons: `[["Play", callback], ...]`; returns them. */

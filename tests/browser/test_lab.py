@@ -384,6 +384,31 @@ def test_files_change_only_in_what_was_run_and_a_reopened_notebook_has_its_pictu
     assert files() == after
 
 
+@on_worker(0)
+def test_a_folded_cell_shows_its_output_and_opens(lab, visit):
+    notebook = nbformat.v4.new_notebook(
+        cells=[
+            nbformat.v4.new_markdown_cell("# A folded page"),
+            nbformat.v4.new_code_cell(
+                "print('what', 'it says')",
+                metadata={"tags": ["hide-input"], "jupyter": {"source_hidden": True}},
+            ),
+        ],
+        metadata=pairs.METADATA,
+    )
+    nbformat.write(notebook, lab.folder / "chapters" / "folded.ipynb")
+    page = visit.page
+    page.goto(lab.start.replace("index.ipynb", "folded.ipynb"))
+    page.get_by_role("heading", name="A folded page").wait_for(timeout=60_000)
+    wait_until_idle(page)
+    assert run_cell(page, 1).strip() == "what it says"
+    cell = page.locator(".jp-NotebookPanel:visible [data-windowed-list-index='1']")
+    assert cell.locator(".jp-Editor:visible, .cm-editor:visible").count() == 0
+    cell.locator(".jp-InputPlaceholder").click()
+    cell.locator(".cm-editor").wait_for(timeout=10_000)
+    assert "print('what', 'it says')" in cell.locator(".cm-content").inner_text()
+
+
 @on_worker(1)
 def test_an_edit_made_elsewhere_is_shown_and_not_overwritten(lab, visit):
     chapters = lab.folder / "chapters"

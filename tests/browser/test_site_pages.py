@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.browser.conftest import served
-from tests.browser.widget_page import drive, settle, wait_until
+from tests.browser.widget_page import drive, every_control_can_be_reached, settle, wait_until
 
 SITE = Path(__file__).parents[2] / "_build" / "html"
 PAGES = sorted(path.relative_to(SITE).as_posix() for path in SITE.glob("chapters/**/*.html"))
@@ -18,19 +18,6 @@ WITH_WIDGETS = [name for name in PAGES if "data-gdm-widget=" in (SITE / name).re
 VIOLATIONS = """window.gdmViolations = [];
   addEventListener("securitypolicyviolation", (event) =>
     window.gdmViolations.push(`${event.effectiveDirective} ${event.blockedURI}`));"""
-HIDDEN = """root => [...root.querySelectorAll("input, select, button, [data-gdm-pad]")]
-  .filter((control) => {
-    const shown = control.closest("label") || control; // a radio lies unseen over its text
-    shown.scrollIntoView({ block: "center", inline: "nearest" });
-    for (let place = shown.parentElement; place !== root; place = place.parentElement)
-      place.scrollLeft = 0; // what must first be scrolled to is hidden
-    const { left, right, top, bottom, width, height } = shown.getBoundingClientRect();
-    const met = document.elementFromPoint((left + right) / 2, (top + bottom) / 2);
-    const clipped = [...root.querySelectorAll(".gdm-row, .gdm-row > *")].some((box) =>
-      box.contains(shown) && box !== shown && box.getBoundingClientRect().right < right - 1);
-    return clipped || left < 0 || right > innerWidth || width < 24 || height < 24
-      || !(shown.contains(met) || met?.contains(shown) && met.closest("[data-gdm-pad]"));
-  }).map((e) => e.labels?.[0]?.textContent || e.ariaLabel || e.textContent)"""
 SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
 
 if not PAGES:
@@ -101,14 +88,6 @@ def every_control_moves_a_picture(page):
     for number, figure in enumerate(figures, 1):
         if is_alive(figure):
             print(f"widget {number}: {'; '.join(drive(page, figure.locator('.gdm')))}")
-
-
-def every_control_can_be_reached(page):
-    """Each is on the screen as a whole, and what a finger meets in its middle is the control."""
-    for number, root in enumerate(page.locator(".gdm").all(), 1):
-        root.scroll_into_view_if_needed()
-        hidden = root.evaluate(HIDDEN)
-        assert hidden == [], f"widget {number}"
 
 
 @pytest.mark.parametrize("size", SIZES)

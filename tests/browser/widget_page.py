@@ -70,6 +70,21 @@ PICTURES = """root => [...root.querySelectorAll('.gdm-stage canvas')]
     + [...root.querySelectorAll('.gdm-stage .gdm-marker')].map(m => m.style.cssText).join()"""
 
 
+HIDDEN = """root => [...root.querySelectorAll("input, select, button, [data-gdm-pad]")]
+  .filter((control) => {
+    const shown = control.closest("label") || control; // a radio lies unseen over its text
+    shown.scrollIntoView({ block: "center", inline: "nearest" });
+    for (let place = shown.parentElement; place !== root; place = place.parentElement)
+      place.scrollLeft = 0; // what must first be scrolled to is hidden
+    const { left, right, top, bottom, width, height } = shown.getBoundingClientRect();
+    const met = document.elementFromPoint((left + right) / 2, (top + bottom) / 2);
+    const clipped = [...root.querySelectorAll(".gdm-row, .gdm-row > *")].some((box) =>
+      box.contains(shown) && box !== shown && box.getBoundingClientRect().right < right - 1);
+    return clipped || left < 0 || right > innerWidth || width < 24 || height < 24
+      || !(shown.contains(met) || met?.contains(shown) && met.closest("[data-gdm-pad]"));
+  }).map((e) => e.labels?.[0]?.textContent || e.ariaLabel || e.textContent)"""
+
+
 def wait_until(page, expression: str, arg=None, timeout_s: float = 20) -> None:
     """Wait for a condition on a page whose policy forbids ``eval``, which playwright's own uses."""
     give_up = time.monotonic() + timeout_s
@@ -103,6 +118,14 @@ def settle(page, root, timeout_s: float = 10) -> str:
             last, since = now, time.monotonic()
         assert time.monotonic() < give_up, "the picture does not come to rest"
     return last
+
+
+def every_control_can_be_reached(page):
+    """Each is on the screen as a whole, and what a finger meets in its middle is the control."""
+    for number, root in enumerate(page.locator(".gdm").all(), 1):
+        root.scroll_into_view_if_needed()
+        hidden = root.evaluate(HIDDEN)
+        assert hidden == [], f"widget {number}"
 
 
 def drive(page, root) -> list[str]:

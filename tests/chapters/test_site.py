@@ -3,6 +3,7 @@
 Reads ``_build/html``, which ``make book`` makes.
 """
 
+import base64
 import hashlib
 import json
 import os
@@ -180,6 +181,27 @@ def test_what_widgets_fetch_is_there_is_what_its_name_says_and_is_small(path):
 def test_the_themes_second_set_of_icons_is_not_loaded():
     for path, page in PARSED.items():
         assert not [address for address in page.fetched if "fontawesome.js" in address], path.name
+
+
+@pytest.mark.parametrize("path", PAGES, ids=IDS)
+def test_a_page_has_a_policy_that_names_each_of_its_scripts(path):
+    text = path.read_text("utf-8")
+    (policy,) = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]*)"', text)
+    assert text.index("Content-Security-Policy") < text.find("<script") % len(text)
+    allowed = policy.partition("script-src ")[2].partition(";")[0].split()
+    assert not {"'unsafe-inline'", "'unsafe-eval'", "*", "http:", "https:"} & set(allowed)
+    for attributes, body in book_site.INLINE_SCRIPT.findall(text):
+        if "application/" not in attributes:
+            digest = base64.b64encode(hashlib.sha256(body.encode()).digest()).decode()
+            assert f"'sha256-{digest}'" in allowed, body[:80]
+
+
+def test_mathjax_is_loaded_where_there_is_a_formula_and_nowhere_else():
+    with_formulas = {path for path in PAGES if 'class="math' in path.read_text("utf-8")}
+    with_mathjax = {path for path in PAGES if "tex-svg-full.js" in path.read_text("utf-8")}
+    assert with_mathjax == with_formulas
+    assert SITE / "chapters" / "index.html" not in with_mathjax
+    assert SITE / "chapters" / "vae" / "vae.html" in with_mathjax
 
 
 def test_buttons_follow_the_address_of_the_repository():

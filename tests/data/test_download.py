@@ -464,16 +464,17 @@ def test_a_source_that_drips_is_given_up(server, cache, whole, monkeypatch, impa
     """A few bytes at a time, each well before a socket would time out."""
     monkeypatch.setattr(server, "drip", whole, raising=False)
     start = time.monotonic()
-    assert_refused(server, cache, "drip", "too slow: .* bytes came in 0|timed out")
-    assert time.monotonic() - start < 3
+    assert_refused(server, cache, "drip", "too slow: .* bytes came in 0")
+    assert time.monotonic() - start < 10
 
 
-def test_a_source_may_take_its_time_as_long_as_it_sends_enough(server, monkeypatch, impatient):
+def test_a_source_may_take_its_time_as_long_as_it_sends_enough(server, monkeypatch):
+    monkeypatch.setattr(_download, "TIMEOUT", 1)
     monkeypatch.setattr(_download, "MIN_RATE", 100_000)
-    monkeypatch.setattr(server, "pause", 0.02, raising=False)
+    monkeypatch.setattr(server, "pause", 0.06, raising=False)
     start = time.monotonic()
     assert fetch(remote(server, "steady")).read_bytes() == CONTENT
-    assert time.monotonic() - start > 0.4
+    assert time.monotonic() - start > 1.2
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
@@ -485,7 +486,7 @@ def test_what_is_no_plain_file_in_the_cache_is_named_and_left(server, cache, kin
             "loop": lambda p: p.symlink_to(p)}  # fmt: skip
     make[kind](path)
     before = path.lstat()
-    with pytest.raises(DataError, match=r"set/file\.gz can't be read .* mend or delete it"):
+    with pytest.raises(DataError, match=r"set/file\.gz can't be read .* or delete it"):
         fetch(remote(server, "ok"))
     assert path.lstat() == before
 

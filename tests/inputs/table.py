@@ -147,6 +147,17 @@ def shaped(*shape: int) -> Callable[[Any], bool]:
 # -- the inputs
 
 TAKES_X = ("log_prob", "loss", "encode", "importance_log_prob", "complete")
+OF_COMPLETE = ("float64", "NumPy array", "single item", "wrong size", "None")
+"""Of what goes through the same check, since to complete is slow."""
+
+
+def x_tries(name: str) -> Iterator[tuple[str, Try]]:
+    """Data in all guises."""
+    model = made(name).eval()
+    for method, call in x_methods(model):
+        for guise, attempt in guises(name, call):
+            if method != "complete" or guise in OF_COMPLETE:
+                yield guise, attempt
 
 
 def x_methods(model: Any) -> Iterator[tuple[str, Callable[..., Any]]]:
@@ -202,39 +213,38 @@ REFUSED: dict[str, Callable[[Tensor], Any]] = {
 """What no model can take."""
 
 
-def x_tries(name: str) -> Iterator[tuple[str, Try]]:
-    """Data in all guises."""
-    animal, model = ZOO[name], made(name).eval()
+def guises(name: str, call: Callable[..., Any]) -> Iterator[tuple[str, Try]]:
+    """Data in all guises, to one method."""
+    animal = ZOO[name]
     x, y = animal.data(N)
     given = {} if y is None else {"y": y}
-    for _, call in x_methods(model):
-        for guise, change in DTYPES.items():
-            came = change(x)
-            real = came.real if came.is_complex() else came
-            plain = real.to(x.dtype)
-            if guise == "bool" and not torch.equal(plain, x):
-                continue
-            # Rounded grey values are levels still; numbers that integers can't hold are others.
-            same = torch.allclose(plain.double(), x.double(), atol=0.02)
-            as_given = x if same and animal.draw is grey else plain
-            right = as_plain(lambda call=call, v=as_given: call(v, y))
-            whole = not real.is_floating_point() and not torch.equal(plain, x)
-            yield guise, Try(call, {"x": came, **given}, anything if whole else right)
-        for guise, change in WRAPPED.items():
-            came = change(x)
-            if guise == "channels last" and len(animal.shape) < 3:
-                continue
-            if isinstance(came, Tensor) and came.shape == x.shape:
-                continue  # no other form
-            alone = guise == "single item"
-            of = slice(0, 1) if alone else slice(None)
-            own = {} if y is None else {"y": y[of]}
-            plain_ = as_plain(lambda call=call, of=of, own=own: call(x[of], own.get("y")))
-            yield guise, Try(call, {"x": came, **own}, plain_)
-        for guise, change in REFUSED.items():
-            if guise in ("wrong size", "twice the size") and name == "wavenet":
-                continue  # of any length
-            yield guise, Try(call, {"x": change(x), **given}, never)
+    for guise, change in DTYPES.items():
+        came = change(x)
+        real = came.real if came.is_complex() else came
+        plain = real.to(x.dtype)
+        if guise == "bool" and not torch.equal(plain, x):
+            continue
+        # Rounded grey values are levels still; numbers that integers can't hold are others.
+        same = torch.allclose(plain.double(), x.double(), atol=0.02)
+        as_given = x if same and animal.draw is grey else plain
+        right = as_plain(lambda call=call, v=as_given: call(v, y))
+        whole = not real.is_floating_point() and not torch.equal(plain, x)
+        yield guise, Try(call, {"x": came, **given}, anything if whole else right)
+    for guise, change in WRAPPED.items():
+        came = change(x)
+        if guise == "channels last" and len(animal.shape) < 3:
+            continue
+        if isinstance(came, Tensor) and came.shape == x.shape:
+            continue  # no other form
+        alone = guise == "single item"
+        of = slice(0, 1) if alone else slice(None)
+        own = {} if y is None else {"y": y[of]}
+        plain_ = as_plain(lambda call=call, of=of, own=own: call(x[of], own.get("y")))
+        yield guise, Try(call, {"x": came, **own}, plain_)
+    for guise, change in REFUSED.items():
+        if guise in ("wrong size", "twice the size") and name == "wavenet":
+            continue  # of any length
+        yield guise, Try(call, {"x": change(x), **given}, never)
 
 
 def special_tries(name: str) -> Iterator[tuple[str, Try]]:
@@ -279,7 +289,8 @@ def y_tries(name: str) -> Iterator[tuple[str, Try]]:
     x, y = animal.data(N)
     calls = list[Callable[..., Any]]()
     for method, call in x_methods(model):
-        if method != "importance_log_prob" and (animal.classes or method != "encode"):
+        by_y = "y" in inspect.signature(getattr(model, method)).parameters
+        if by_y and method not in ("importance_log_prob", "complete"):
             calls.append(lambda y, call=call: call(x, y))
     calls.append(lambda y: model.sample(N, y))
     for call in calls:

@@ -20,7 +20,7 @@ from gdm_lib import viz
 from gdm_lib.autoregressive import MADE, PixelCNNpp
 from gdm_lib.autoregressive.made import MaskedMLP, random_degrees
 from gdm_lib.autoregressive.wavenet import mu_law_encode
-from gdm_lib.bijections import BatchNorm, Dequantise, Logit, OneHot, Squeeze
+from gdm_lib.bijections import BatchNorm, Dequantise, Flow, Logit, OneHot, Squeeze
 from gdm_lib.data import glyphs
 from gdm_lib.data.tones import AutoregressiveProcess
 from gdm_lib.flows import IAF, MAF, NICE, Glow, RealNVP
@@ -340,7 +340,7 @@ CURES: dict[str, Cure] = {
         lambda _: MAF(2, hidden=(8,), context_dim=3, embed=OneHot(3)).eval(),
         lambda model: close(
             model.log_prob(POINTS, LABELS),
-            (setattr(model, "embed", None), model.log_prob(POINTS, CONTEXT))[1],
+            Flow(model.bijection, model.base).eval().log_prob(POINTS, CONTEXT),
         ),
     ),
     "whole numbers for context": Cure(
@@ -421,6 +421,12 @@ CURES: dict[str, Cure] = {
             lambda m: m.initialise(torch.randint(4, (9, 1, 4, 4), generator=seeded(1)), again=True)
         ),
         lambda model: all(p.isfinite().all() for p in model.parameters()),
+    ),
+    "an embedding without a context": Cure(
+        lambda: PixelCNNpp((1, 4, 4), embed=ClassEmbedding(3, 5), **FRESH),
+        "set it, or leave embed out",
+        lambda _: PixelCNNpp((1, 4, 4), embed=ClassEmbedding(3, 5), context_dim=5, **FRESH).eval(),
+        lambda model: model.sample(3, LABELS).shape == (3, 1, 4, 4),
     ),
     "one order": Cure(
         lambda: MaskedMLP(3, (8,), orders=[0, 2, 1]),

@@ -458,7 +458,8 @@ def not_finite(tensors: Iterable[tuple[str, Tensor]]) -> list[str]:
     pairs = [(n, t) for n, t in tensors if t.is_floating_point() or t.is_complex()]
     if not pairs:
         return []
-    checks = torch.stack([t.detach().isfinite().all() for _, t in pairs])
+    device = pairs[0][1].device
+    checks = torch.stack([t.detach().isfinite().all().to(device) for _, t in pairs])
     if bool(checks.all()):
         return []
     return [name for (name, _), fine in zip(pairs, checks.tolist(), strict=True) if not fine]

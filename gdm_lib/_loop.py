@@ -241,7 +241,7 @@ def run(
                 saved.check_writable()
     average = None if ema is None else _Average(model, players, ema)
     if average is not None:
-        history.ema = average.model
+        history.ema = average.model.to(fabric.device)
     noise = torch.Generator(fabric.device)
 
     def load(part: Batch) -> Batch:

@@ -165,6 +165,8 @@ def fit(
         raise ValueError("model must have parameters that require gradients, it has none")
     make = partial(Adam, lr=1e-3) if optimizer is None else optimizer
     optim = _made("optimizer", make, parameters)
+    if not isinstance(settle, bool):
+        raise ValueError(f"settle must be True or False, got {settle!r}")
     if settle and not any(isinstance(part, BatchNorm) for part in model.modules()):
         raise ValueError(
             f"settle must be False: {type(model).__name__} has no gdm_lib.bijections.BatchNorm"
@@ -202,7 +204,7 @@ def fit(
     )
     if settle and not history.interrupted:
         device = parameters[0].device
-        x, *y = _whole(data, transform, seed, device)
+        x, *y = _whole(data, transform, seed, parameters[0])
         for settled in (model, history.ema):
             if settled is not None:
                 noise = torch.Generator(device).manual_seed(seed_of(seed, "settle noise", 0))
@@ -210,16 +212,16 @@ def fit(
     return history
 
 
-def _whole(
-    data: Data, transform: Transform | None, seed: int, device: torch.device
-) -> list[Tensor]:
-    """All items of a set at once."""
+def _whole(data: Data, transform: Transform | None, seed: int, like: Tensor) -> list[Tensor]:
+    """All items of a set at once, where a weight is and in its precision."""
+    device = like.device
     source = source_of(data, "data", batch_size=1000, given=False, transform=transform, seed=seed)
     noise = torch.Generator(device).manual_seed(seed_of(seed, "settle transform", 0))
     with source.given_back():
         batches = [batch for _, batch in source.once(1000)]
     x, *y = (torch.cat(parts).to(device) for parts in zip(*batches, strict=True))
-    return [x if transform is None else transform(x, noise), *y]
+    x = x if transform is None else transform(x, noise)
+    return [part.to(like.dtype) if part.is_floating_point() else part for part in (x, *y)]
 
 
 def fit_adversarial(

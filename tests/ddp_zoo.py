@@ -34,7 +34,10 @@ def without_noise() -> None:
     def randn(*shape: Any, **_: Any) -> Tensor:
         return same_for_all(shape[0] if isinstance(shape[0], tuple | list) else shape, -1, 1)
 
-    torch.rand, torch.randn = rand, randn
+    def randint(*args: Any, **_: Any) -> Tensor:
+        return torch.zeros(args[-1], dtype=torch.int64)
+
+    torch.rand, torch.randn, torch.randint = rand, randn, randint
     torch.rand_like = lambda like, **_: same_for_all(like.shape, 0, 1)
 
 

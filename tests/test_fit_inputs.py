@@ -23,6 +23,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
+from gdm_lib.bijections import BatchNorm
 from gdm_lib.data import digits
 from gdm_lib.training import NonFiniteLossError, fit, fit_adversarial
 from tests.zoo import ZOO, made
@@ -136,7 +137,10 @@ def test_double_precision_models_take_single_precision_data() -> None:
     assert all(x.dtype == torch.float64 for x, _ in model.seen)
 
 
-@pytest.mark.parametrize("name", ["vae", "realnvp", "made", "maf_of_y", "wavenet"])
+BOOK = ["vae", "realnvp", "made", "maf_of_y", "wavenet", "realnvp_image"]
+
+
+@pytest.mark.parametrize("name", BOOK)
 def test_models_of_the_book_take_arrays_and_loaders(name: str) -> None:
     x, y = ZOO[name].data(12)
     arrays = [part.numpy() for part in (x, y) if part is not None]
@@ -144,7 +148,8 @@ def test_models_of_the_book_take_arrays_and_loaders(name: str) -> None:
     runs = []
     for data in ((x, y), tuple(arrays)):
         model = made(name)
-        fit(model, data, steps=2, batch_size=4)
+        settle = any(isinstance(part, BatchNorm) for part in model.modules())
+        fit(model, data, steps=2, batch_size=4, settle=settle)
         runs.append(model)
     a, b = (model.state_dict() for model in runs)
     assert all(torch.equal(a[key], b[key]) for key in a)
@@ -430,8 +435,8 @@ NUMBERS = [
     "measure_every", "callback_every", "checkpoint_every", "seed",
 ]  # fmt: skip
 FUNCTIONS = ["transform", "measure", "callback", "optimizer", "critic_optimizer", "after_critic"]
-OTHERS = ["resume", "checkpoint", "schedule", "transform", "measure", "callback", "optimizer",
-          "fabric"]  # fmt: skip
+OTHERS = ["resume", "settle", "checkpoint", "schedule", "transform", "measure", "callback",
+          "optimizer", "fabric"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [*NUMBERS, *OTHERS])
@@ -463,7 +468,7 @@ def test_every_odd_argument_is_named_or_works(
         else:
             assert 1 <= len(history.train_steps) <= 15, value
             assert model.w.isfinite().all()
-            assert not isinstance(value, bool) or name == "resume"
+            assert not isinstance(value, bool) or name in ("resume", "settle")
 
 
 @pytest.mark.parametrize(

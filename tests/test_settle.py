@@ -5,9 +5,10 @@ import re
 
 import pytest
 import torch
+from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from gdm_lib.bijections import BatchNorm, Chain, Flow, StandardNormal, settle
+from gdm_lib.bijections import BatchNorm, Chain, Dequantise, Flow, StandardNormal, settle
 from gdm_lib.flows import MAF, NICE, Glow, RealNVP
 from gdm_lib.training import fit
 from gdm_lib.vae import VAE
@@ -85,6 +86,7 @@ def test_settling_again_changes_nothing_and_nothing_else_changes(name):
     model, (x, y) = moved(name).float(), ZOO[name].data(101)
     part = next(model.children()).eval()
     before = {key: value.clone() for key, value in model.state_dict().items()}
+    torch.rand(1)
     before_rng = torch.get_rng_state()
     settle(model, x, y=y, generator=seeded())
     once = statistics(model)
@@ -121,6 +123,35 @@ def test_a_flow_whose_base_is_a_flow_is_settled_throughout():
     x = 3 * normal(200, 3) + 4
     settle(model, x, batch_size=33)
     assert all(bool((s[0] != 0).any()) for s in statistics(model))
+
+
+def test_noise_within_the_bijection_is_the_same_for_every_layer():
+    """Else a layer's statistics would be those of other noise than the layer before had."""
+    model = Flow(Chain(Dequantise(4), BatchNorm(2), BatchNorm(2, eps=0)), StandardNormal((2,)))
+    model.double()
+    x = torch.randint(4, (300, 2), generator=seeded()).double() / 3
+    settle(model, x)
+    first, second = statistics(model)
+    torch.rand(1)  # nor does it depend on what was drawn before
+    settle(model, x)
+    assert torch.equal(statistics(model)[0], first)
+    torch.testing.assert_close(second[0], torch.zeros(2).double(), rtol=0, atol=1e-12)
+    torch.testing.assert_close(second[1], first[1] / (first[1] + 1e-5), rtol=1e-12, atol=0)
+
+
+def test_a_user_s_model_in_train_mode_is_settled_as_it_is_evaluated():
+    class Plain(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.drop, self.norm = nn.Dropout(0.5), BatchNorm(2)
+
+        def log_prob(self, x):
+            z, logdet = self.norm(self.drop(x))
+            return logdet - z.square().sum(1)
+
+    model, x = Plain().double(), normal(100, 2) + 3
+    settle(model, x, batch_size=9)
+    torch.testing.assert_close(model.norm.mean, x.mean(0))
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from gdm_lib._inputs import (
     check_some,
     levels_of,
 )
-from gdm_lib.nn import check_sizes, context_of, evaluates, trains
+from gdm_lib.nn import check_condition, check_sizes, context_of, evaluates, trains
 from gdm_lib.protocols import Likelihood
 
 __all__ = ["Autoregressive", "Place", "Rule"]
@@ -66,12 +66,7 @@ class Autoregressive(nn.Module):
     ) -> None:
         super().__init__()
         check_count("levels", levels, 2)
-        check_count("context_dim", context_dim)
-        if embed is not None and not context_dim:
-            raise ValueError(
-                "context_dim must be the number of features that embed puts out, got 0; set it, or "
-                "leave embed out"
-            )
+        check_condition(context_dim, embed)
         self.data_shape, self.levels = check_sizes("data_shape", data_shape), levels
         self.likelihood, self.context_dim, self.embed = likelihood, context_dim, embed
 

@@ -106,8 +106,8 @@ def check(
         return Verdict(
             False,
             f"{name}: your code was stopped, since it ran for more than {seconds:g} "
-            f"second{'s' * (seconds != 1)}. An answer takes far less: look for a loop that never ends."
-            + (f"\n  It was at {line}." if line else ""),
+            f"second{'s' * (seconds != 1)}. An answer takes far less: look for a loop that never "
+            "ends." + (f"\n  It was at {line}." if line else ""),
         )
     finally:
         _GIVEN.clear()

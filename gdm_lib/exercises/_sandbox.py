@@ -126,13 +126,18 @@ _KNOWN = [
     )
 ]
 _OURS: dict[str, _Names] = {}
+_SPECS: dict[str, object] = {}
 _PACKAGE = __name__.rpartition(".")[0]
 
 
 def _know_ours() -> None:
     """Take note of the names of the framework and of all checkers that are imported by now."""
     for name in [*sys.modules]:
-        if name.startswith(_PACKAGE) and name not in _OURS:
+        if not name.startswith(_PACKAGE):
+            continue
+        spec = getattr(sys.modules[name], "__spec__", None)
+        if name not in _OURS or _SPECS[name] is not spec:  # a module that is reloaded has a new one
+            _SPECS[name] = spec
             _OURS[name] = _Names(sys.modules[name], everything=True)
             for value in _OURS[name].then.values():
                 if isinstance(value, type) and value.__module__ == name:
@@ -170,6 +175,8 @@ class Isolation:
         _know_ours()
         self.names = [*_KNOWN, *_OURS.values()]
         self.patched: list[tuple[_Names, str, object]] = []
+        for names in self.names:
+            self.patched += [(names, name, value) for name, value in names.restore()]
         self.state = [get() for _, get in _STATE]
         self.random = random.getstate()
         numpy = sys.modules.get("numpy")
@@ -177,10 +184,9 @@ class Isolation:
         self.numpy_state = None if self.numpy is None else self.numpy.get_state()
         self.numpy_errors = None if numpy is None else (numpy.seterr, numpy.geterr())
         self.streams = sys.stdout, sys.stderr
+        self.interrupt = signal.getsignal(signal.SIGINT)
         self.modes = [_pop_function_mode() for _ in range(_count_function_modes())]
         self.dispatch = [_pop_dispatch_mode() for _ in range(_count_dispatch_modes())]
-        for names in self.names:
-            self.patched += [(names, name, value) for name, value in names.restore()]
         torch.set_default_dtype(torch.float32)
         torch._C._set_grad_enabled(True)
         self.within = [get() for _, get in _STATE]
@@ -222,6 +228,8 @@ class Isolation:
             _push_function_mode(mode)
         self._put(self.state)
         sys.stdout, sys.stderr = self.streams
+        if signal.getsignal(signal.SIGINT) is not self.interrupt:
+            signal.signal(signal.SIGINT, self.interrupt)
         random.setstate(self.random)
         if self.numpy is not None:
             self.numpy.set_state(self.numpy_state)

@@ -180,11 +180,13 @@ def test_labels_condition_through_an_embedding():
         assert chi2 < stats.chi2(7).ppf(0.9999)
 
 
-def test_a_checkpoint_brings_its_degrees_and_so_its_masks():
+@pytest.mark.parametrize("orders", [1, 2])
+@pytest.mark.parametrize("direct", [False, True])
+def test_a_checkpoint_brings_its_degrees_and_so_its_masks(orders, direct):
     def make(seed: int) -> MADE:
         return MADE(
-            (5,), (20, 20), degrees=random_degrees, generator=seeded(seed),
-            orders=random_orders(5, 2, seeded(seed)),
+            (5,), (20, 20), degrees=random_degrees, generator=seeded(seed), direct=direct,
+            orders=random_orders(5, orders, seeded(seed)),
         )  # fmt: skip
 
     first, second = loud(make(0), 0.8), make(1).double()

@@ -3,12 +3,13 @@
 import base64
 import hashlib
 import json
+import shutil
 
 import pytest
 import torch
 from torch import nn
 
-from chapters._tools.book_site import ENGINE, ENGINE_FILES
+from chapters._tools.book_site import ENGINE, ENGINE_FILES, ENGINE_ON_CDN, finish_page
 from gdm_lib import pretrained
 from gdm_lib.widgets import LatentExplorer, export
 from tests.browser.conftest import served
@@ -326,6 +327,36 @@ class TestModels:
         before = pictures(root)
         root.get_by_label("z₁", exact=True).press("End")
         wait_for_change(page, root, before, "End")
+
+    def test_an_engine_from_the_network_runs_under_the_policy_and_is_held_to_its_digests(
+        self, spoiled, visit
+    ):
+        engine = ENGINE_ON_CDN.format(version="1.2.3")
+        bad = []
+
+        def answer(route):
+            name = route.request.url.rpartition("/")[2]
+            body = (ENGINE / name).read_bytes()
+            if name in bad:
+                body += b" "
+            route.fulfill(body=body, headers={"Access-Control-Allow-Origin": "*"})
+
+        def spoil(static):
+            page = static.parent / "page.html"
+            text = page.read_text().replace('runtime="onnxruntime/"', f'runtime="{engine}"')
+            page.write_text(finish_page(text, engine))
+            shutil.rmtree(static / "onnxruntime")
+
+        visit.page.route(f"{engine}*", answer)
+        page = spoiled(spoil).page
+        page.locator("[data-gdm-pictures]").wait_for()
+        assert visit.errors == []
+        for name in ENGINE_FILES:
+            bad[:] = [name]
+            page.reload()
+            status = page.locator(".gdm-status.gdm-fault")
+            status.wait_for()
+            assert f"{engine}{name} is damaged" in status.inner_text()
 
     def test_the_next_move_tries_again_by_itself(self, spoiled, visit):
         wasm = "**/ort-wasm-simd-threaded.wasm"

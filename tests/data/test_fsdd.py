@@ -152,6 +152,10 @@ def link(name):
     return member, b""
 
 
+def again(name):
+    return tarfile.TarInfo(f"elsewhere/recordings/{name}"), b""
+
+
 def holes(name):
     """A sparse file: a petabyte that takes no room in the archive."""
     member = tarfile.TarInfo(f"recordings/{name}")
@@ -191,6 +195,7 @@ def holes(name):
             r"\d+ bytes came, expected \d+",
         ),
         (lambda w: gzip.compress(tar(w, others=[link("0_ann_0.wav")])), "is not a plain file"),
+        (lambda w: gzip.compress(tar(w, others=[again("0_ann_0.wav")])), "holds 0_ann_0.wav twice"),
         (lambda w: gzip.compress(tar(w, others=[holes("0_ann_0.wav")])), "is not a plain file"),
         (lambda w: gzip.compress(bytes((64 << 20) + 1), 1), "it holds more than 64 MB"),
     ],

@@ -556,6 +556,32 @@ def test_a_right_answer_passes_whatever_the_cell_before_has_set():
         torch.set_default_dtype(torch.float32)
 
 
+def test_the_default_dtype_is_single_precision_while_an_answer_is_judged():
+    def path_counts(order, degrees):
+        place = order.argsort() + 1
+        return (place[:, None] > degrees).float() @ (degrees[:, None] >= place).float()
+
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert check(maf.path_counts, path_counts).passed is True
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_an_interrupt_that_an_answer_switches_off_works_again():
+    before = signal.getsignal(signal.SIGINT)
+
+    def deaf(x, y):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        return x + y
+
+    try:
+        assert_refused(deaf, "x is not doubled")
+        assert signal.getsignal(signal.SIGINT) is before
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_drawing_from_numpy_or_python_gets_the_same_verdict_twice():
     def draws(x, y):
         return right(x, y) + random.random() * np.random.rand()  # noqa: NPY002

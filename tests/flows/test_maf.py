@@ -9,7 +9,7 @@ from scipy import stats
 from torch import nn
 
 from gdm_lib.autoregression import sequential_naive
-from gdm_lib.autoregressive.made import MADE
+from gdm_lib.autoregressive.made import MADE, MaskedMLP
 from gdm_lib.bijections import OneHot
 from gdm_lib.data.toy2d import banana
 from gdm_lib.flows import maf as paper
@@ -238,6 +238,8 @@ def test_with_a_bounded_scale_and_direct_connections_the_inverse_undoes_the_flow
     flow = loud(
         model(5, layers=3, hidden=(9,), direct=direct, update=bounded_scale, context_dim=2), 0.5
     )
+    nets = [m for m in flow.modules() if isinstance(m, MaskedMLP)]
+    assert all((net.direct is not None) == direct for net in nets)
     x = torch.randn(4, 5, generator=seeded()).double()
     y = torch.randn(4, 2, generator=seeded(1)).double()
     z = flow.encode(x, y)

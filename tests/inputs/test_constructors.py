@@ -79,6 +79,6 @@ def test_the_argument_is_named(model, name):
 def test_an_embedding_that_nothing_would_hear_is_refused(model, right):
     embed = ClassEmbedding(3, 5)
     message = refusal(lambda: model(**right, embed=embed))
-    assert message.startswith("context_dim must be the number of features that embed puts out")
+    assert message.startswith("context_dim must be as many features as embed puts out")
     model(**right)  # embed left out
     model(**right, embed=embed, context_dim=5)

@@ -423,9 +423,15 @@ CURES: dict[str, Cure] = {
         lambda model: all(p.isfinite().all() for p in model.parameters()),
     ),
     "an embedding without a context": Cure(
-        lambda: PixelCNNpp((1, 4, 4), embed=ClassEmbedding(3, 5), **FRESH),
-        "set it, or leave embed out",
-        lambda _: PixelCNNpp((1, 4, 4), embed=ClassEmbedding(3, 5), context_dim=5, **FRESH).eval(),
+        lambda: PixelCNNpp((1, 4, 4), embed=OneHot(3), **FRESH),
+        "for OneHot(K) that is K, without a condition leave embed out",
+        lambda _: PixelCNNpp((1, 4, 4), embed=OneHot(3), context_dim=3, **FRESH).eval(),
+        lambda model: model.sample(3, LABELS).shape == (3, 1, 4, 4),
+    ),
+    "a class for a module": Cure(
+        lambda: PixelCNNpp((1, 4, 4), embed=OneHot, context_dim=3, **FRESH),
+        "make one of it, OneHot(...)",
+        lambda _: PixelCNNpp((1, 4, 4), embed=OneHot(3), context_dim=3, **FRESH).eval(),
         lambda model: model.sample(3, LABELS).shape == (3, 1, 4, 4),
     ),
     "one order": Cure(

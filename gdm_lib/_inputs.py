@@ -155,6 +155,7 @@ def batch_of(shape: Sequence[int], written: str = "") -> Step:
         written: how a message writes the shape of a batch; ``(B, ...)`` with numbers if left out.
     """
     wanted = tuple(shape)
+
     def fits(value: Tensor) -> bool:
         return value.ndim == len(wanted) + 1 and all(
             size == want if want >= 0 else size > 0

@@ -155,8 +155,6 @@ def batch_of(shape: Sequence[int], written: str = "") -> Step:
         written: how a message writes the shape of a batch; ``(B, ...)`` with numbers if left out.
     """
     wanted = tuple(shape)
-    sizes = ", ".join("any" if size == -1 else str(size) for size in wanted)
-    written = written or (f"(B, {sizes})" if wanted else "(B,)")
 
     def fits(value: Tensor) -> bool:
         return value.ndim == len(wanted) + 1 and all(
@@ -167,7 +165,10 @@ def batch_of(shape: Sequence[int], written: str = "") -> Step:
     def step(value: Tensor, expression: str) -> tuple[str, Any, str]:
         if fits(value):
             return "", value, expression
-        fault = f"must be a batch of shape {written}, got {tuple(value.shape)}"
+        # Not before, since a compiler has no text for a size that it leaves open.
+        sizes = ", ".join("any" if size == -1 else str(size) for size in wanted)
+        form = written or (f"(B, {sizes})" if wanted else "(B,)")
+        fault = f"must be a batch of shape {form}, got {tuple(value.shape)}"
         # No reshape of anything but flat items: it would scramble them.
         tries: list[tuple[str, Callable[[], Tensor]]] = [
             ("[None]", lambda: value[None]),

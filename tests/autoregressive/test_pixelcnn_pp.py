@@ -400,7 +400,7 @@ def test_coarse_layers_run_at_every_second_row_and_column_only(monkeypatch):
 def test_bad_arguments_are_refused_by_name():
     with pytest.raises(ValueError, match=r"data_shape must be \(C, H, W\), got \(3, 3\)"):
         PixelCNNpp((3, 3))
-    with pytest.raises(ValueError, match=r"strides each 1 or 2 .* got 1 and \(3,\)"):
+    with pytest.raises(ValueError, match=r"strides must each be 1 or 2, .* got \(3,\)"):
         PixelCNNpp((1, 6, 6), strides=(3,), **SMALL)
     with pytest.raises(ValueError, match="blocks must be at least 1"):
         PixelCNNpp((1, 6, 6), **{**SMALL, "blocks": 0})

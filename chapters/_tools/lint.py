@@ -513,6 +513,8 @@ def _outputs(cell: NotebookNode) -> Iterator[str]:
             if cell.source.startswith(MARK):
                 yield f"a cell marked {MARK} should only print; it also shows {', '.join(data)}"
         page = data.get("text/html", "")
+        if output.output_type == "execute_result" and not page and WIDGET not in data:
+            yield "the cell shows the plain value of its last line: print it, or give it a name"
         if WIDGET in data and not page:
             yield "a widget without text/html beside it leaves the page of the site empty"
         elif any(kind.startswith("image/") for kind in data) and not page:

@@ -181,6 +181,11 @@ def _address(notebook):
     _first_code(notebook).outputs[0].data = {"text/plain": "<function f at 0x7f65b1234567>"}
 
 
+def _plain_value(notebook):
+    value = nbformat.v4.new_output("execute_result", data={"text/plain": "History(...)"})
+    _first_code(notebook).outputs.append(value)
+
+
 def _not_run(notebook):
     _first_code(notebook).update(outputs=[], execution_count=None)
 
@@ -230,6 +235,7 @@ def _other_text(notebook):
         (_html('<img alt=" " src="a.png">'), "an <img> without alternative text"),
         (_png, "a picture without alternative text"),
         (_address, "memory address"),
+        (_plain_value, "shows the plain value of its last line"),
         (_not_run, "was not run in order"),
         (_out_of_order, "was not run in order"),
         (_nothing_to_check, "has no stored text to check"),

@@ -73,6 +73,8 @@ MATHJAX_SCRIPT = re.compile(
 FORMULA = re.compile(r'class="[^"]*\bmath\b')
 # The field says "Search Ctrl+K", and a name that differs would be lost on those who speak to it.
 SEARCH_LABEL = re.compile(r'(<button class="btn search-button-field[^>]*?) aria-label="[^"]*"')
+# A toggle of folded code says what it does, and its label says something else.
+TOGGLE_LABEL = re.compile(r'<summary aria-label="Toggle hidden content">')
 CHARSET = re.compile(r'<meta charset="utf-8"\s*/?>')
 INLINE_SCRIPT = re.compile(r"<script(?![^>]* src=)([^>]*)>(.*?)</script>", re.DOTALL)
 INLINE_HANDLER = re.compile(r'<[^>]*? on[a-z]+="([^"]*)"')
@@ -306,6 +308,7 @@ def finish_page(page: str, engine: str, handlers: Iterable[str] = ()) -> str:
     if not FORMULA.search(page):
         page = MATHJAX_SCRIPT.sub("", page)
     page = SEARCH_LABEL.sub(r"\1", page)
+    page = TOGGLE_LABEL.sub("<summary>", page)
     policy = html.escape(content_policy(page, engine, handlers), quote=False)
     tag = f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
     return CHARSET.sub(lambda found: f"{found[0]}\n    {tag}", page, count=1)

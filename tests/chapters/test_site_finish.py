@@ -55,6 +55,13 @@ def test_mathjax_is_loaded_by_pages_with_formulas_alone():
     assert "fontawesome.js" not in finished()
 
 
+def test_toggles_are_called_what_they_say():
+    said = "<span>Show the code</span></summary>"
+    page = finished(f'<summary aria-label="Toggle hidden content">{said}')
+    assert f"<summary>{said}" in page
+    assert 'aria-label="Search"' not in page
+
+
 def test_the_policy_allows_the_scripts_of_a_page_one_by_one():
     scripts = policy(finished())["script-src"]
     assert digest('\n  document.documentElement.dataset.mode = "é";\n') in scripts

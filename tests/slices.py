@@ -18,9 +18,9 @@ other settings and magics are kept with what is needed of their cell.
 Python allows changes that are not found so. If one is missed, a widget shows another picture than
 in the chapter, or a cell fails and is seen.
 
-A sliced notebook trains for a few steps only: its widgets are to be driven, and their controls move
-the picture of a model that has learned little as well. That a chapter runs as a whole, and trains
-as it says, is nbval's to prove.
+A sliced notebook may train for a few steps only: its widgets are to be driven, and their controls
+move the picture of a model that has learned little as well. That a chapter runs as a whole, and
+trains as it says, is nbval's to prove.
 """
 
 from __future__ import annotations
@@ -95,10 +95,14 @@ def widget_cells(cells: Iterable[nbformat.NotebookNode]) -> list[int]:
     ]
 
 
-def slice_notebook(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """A notebook whose code is what the widgets in its outputs need, trained briefly.
+def slice_notebook(
+    notebook: nbformat.NotebookNode, *, briefly: bool = False
+) -> nbformat.NotebookNode:
+    """A notebook whose code is what the widgets in its outputs need.
 
-    A cell that isn't needed becomes raw text.
+    Args:
+        notebook: with its outputs. A cell that isn't needed becomes raw text.
+        briefly: whether each training takes ``STEPS`` steps at most.
     """
     notebook = nbformat.from_dict(notebook)
     places = [i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
@@ -112,7 +116,7 @@ def slice_notebook(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
         else:
             cell.source = source
     first = next((cell for cell in notebook.cells if cell.cell_type == "code"), None)
-    if first is not None:
+    if briefly and first is not None:
         first.source = BRIEFLY + first.source
     return notebook
 

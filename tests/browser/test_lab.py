@@ -49,6 +49,8 @@ CHAPTERS = {
     "appendix/widgets": "the widgets",
 }
 WHOLE = ("vae/vae", "flows/planar_radial", "autoregressive/pixelrnn", "appendix/widgets")
+# Of the others, those whose widgets show what a training kept on its way need all of its steps.
+WHOLE_TRAININGS = ("flows/nice", "autoregressive/wavenet", "autoregressive/pixelcnn_pp")
 PATIENCE_S = 300  # how long a chapter is waited for: what else the machine does must not decide
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -201,13 +203,13 @@ def test_a_chapter_opens_runs_and_every_control_moves_a_picture(lab, visit, name
     path = lab.folder / "chapters" / f"{name}.ipynb"
     stored = widget_cells(nbformat.read(path, as_version=4).cells)
     assert stored
-    asked = prepare(path, whole=name in WHOLE)
+    asked = prepare(path, whole=name in WHOLE, briefly=name not in WHOLE_TRAININGS)
     page = visit.page
     open_chapter(page, lab, name, title)
 
     start = time.monotonic()
     run_all(page)
-    wait_until_idle(page, timeout_s=PATIENCE_S)
+    wait_until_run(page, timeout_s=PATIENCE_S)
     seconds = time.monotonic() - start
     cells = save_and_read(page, path)
     code = [cell for cell in cells if cell.cell_type == "code"]
@@ -530,6 +532,23 @@ def wait_until_idle(page, timeout_s: float = 60) -> None:
     pytest.fail(f"the kernel was not idle within {timeout_s} s: {status!r}")
 
 
+def wait_until_run(page, timeout_s: float) -> None:
+    """Until each cell of code has run, or one of them has failed; then until the kernel is idle.
+
+    While a page draws a large widget, the next cell may wait for longer than a second.
+    """
+    give_up = time.monotonic() + timeout_s
+    while not page.evaluate(
+        """() => { const cells = [...jupyterapp.shell.currentWidget.content.model.cells];
+          const code = cells.filter((cell) => cell.type === "code").map((cell) => cell.toJSON());
+          return code.every((cell) => cell.execution_count !== null)
+            || code.some((cell) => cell.outputs.some((out) => out.output_type === "error")); }"""
+    ):
+        assert time.monotonic() < give_up, f"not all cells had run after {timeout_s} s"
+        page.wait_for_timeout(500)
+    wait_until_idle(page, timeout_s=timeout_s)
+
+
 def run_all(page) -> None:
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
@@ -549,19 +568,20 @@ def save_and_read(page, path: Path) -> list[nbformat.NotebookNode]:
     return nbformat.read(path, as_version=4).cells
 
 
-def prepare(path: Path, whole: bool) -> int:
+def prepare(path: Path, whole: bool, briefly: bool) -> int:
     """Clear a notebook's outputs, so that what is found afterwards was made by this run.
 
     Args:
         path: the notebook.
         whole: whether all of it shall run, or what its widgets need.
+        briefly: whether what its widgets need is trained for a few steps.
 
     Returns:
         The number of cells that will run.
     """
     notebook = nbformat.read(path, as_version=4)
     if not whole:
-        notebook = slice_notebook(notebook)
+        notebook = slice_notebook(notebook, briefly=briefly)
         path.with_suffix(".md").unlink()  # else JupyterLab takes the cells from the text
     for cell in notebook.cells:
         if cell.cell_type == "code":

@@ -46,6 +46,7 @@ book: $(READY) assets  ## build the site into _build/html (ASSETS=cdn does witho
 	@echo "Then open http://localhost:8000/"
 
 chapters: $(READY)  ## re-execute the chapters that changed (NAMES="vae/vae", ARGS=--force)
+	@$(PY) -m chapters._tools.front
 	@$(PY) -m chapters._tools.execute $(NAMES) $(ARGS)
 
 bench: $(READY)  ## time the library side by side with its peers (NAMES="...", ARGS=--json)

@@ -314,7 +314,7 @@ def run(
                 terms = _backward(fabric, player, game, parts, history)
                 gradients = [p.grad for p in player.parameters if p.grad is not None]
                 exact = clip_grad_norm is not None
-                size = get_total_norm(gradients) if exact else _sum_of_squares(gradients)
+                size = get_total_norm(gradients) if exact else _total(gradients)
                 # One transfer from the device for all that is logged and checked.
                 *values, how_large, stop = _gather(
                     fabric, [*terms.values(), size], interrupt.is_set()
@@ -640,10 +640,9 @@ def _takes_two(method: Callable[..., object]) -> bool:
     return True
 
 
-def _sum_of_squares(gradients: Sequence[Tensor]) -> Tensor:
-    """Finite, unless a gradient isn't finite or is huge. Half as dear as the norm."""
-    flat = [gradient.reshape(-1) for gradient in gradients]
-    return torch.stack([torch.dot(g, g) for g in flat]).sum()
+def _total(gradients: Sequence[Tensor]) -> Tensor:
+    """Finite, unless a gradient isn't finite or is huge. A third of the norm's time."""
+    return torch.stack([gradient.sum() for gradient in gradients]).sum()
 
 
 def _check_terms(terms: object, player: Player, history: History) -> None:
@@ -709,7 +708,7 @@ def _explain_non_finite(
             if not bool(gradient.isfinite().all())
         ][:3]
         if not where and bool(get_total_norm(gradients.values()).isfinite()):
-            return  # only the sum of squares has overflowed
+            return  # only the sum has overflowed
         where = where or [f"the norm of {whose or 'the '}gradient overflows"]
     if broken := kept.broken():
         found = f"In step {step + 1}, {' and '.join(where)}, and before it"

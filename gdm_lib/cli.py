@@ -52,6 +52,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     train.add_argument("--out", type=_folder, metavar="DIR", help="folder of the weights")
     train.set_defaults(run=lambda args: _train(args.recipe, args.out))
 
+    table = commands.add_parser("table", help="measure the table of a family anew")
+    table.add_argument("family", metavar="FAMILY", help="flows or autoregressive")
+    table.add_argument("--out", type=_folder, metavar="DIR", help="folder of the tables")
+    table.set_defaults(run=lambda args: _table(args.family, args.out))
+
     where = commands.add_parser("where", help="print the folders of data and weights")
     where.set_defaults(run=lambda args: _where())
 
@@ -124,6 +129,12 @@ def _train(name: str | None, directory: Path | None) -> None:
     print(f"{name}: {record['bytes']:,} bytes after {record['seconds']} s of training")
     for metric, value in record["metrics"].items():
         print(f"  {metric}: {value}")
+
+
+def _table(family: str, directory: Path | None) -> None:
+    from gdm_lib.recipes import tables
+
+    tables.table(family, directory=directory)
 
 
 def _state(name: str, directory: Path | None) -> str:

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from gdm_lib.likelihoods import LOG_2PI
+from gdm_lib.nn import check_count, seeded
 from gdm_lib.protocols import Likelihood
 
-__all__ = ["active_units", "bits_per_dim", "log_prob_by_quadrature", "ppca_log_likelihood"]
+__all__ = [
+    "Density",
+    "active_units",
+    "bits_per_dim",
+    "dependence",
+    "kl_estimate",
+    "least_seconds",
+    "log_prob_by_quadrature",
+    "ppca_log_likelihood",
+    "standard_error",
+]
 
 
 def bits_per_dim(log_prob: Tensor, data_shape: Sequence[int]) -> Tensor:
@@ -21,6 +34,112 @@ def bits_per_dim(log_prob: Tensor, data_shape: Sequence[int]) -> Tensor:
     as a code length; for the density of continuous data the number depends on its unit.
     """
     return -log_prob / (math.prod(data_shape) * math.log(2))
+
+
+class Density(Protocol):
+    """What ``kl_estimate`` asks of a distribution: every model with a density has it."""
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Nats, ``(N,)``, of ``x (N, *data_shape)``."""
+        ...
+
+
+def standard_error(values: Tensor) -> float:
+    """The standard error of the mean of independent ``values (N,)``, in their unit.
+
+    Raises:
+        ValueError: ``values`` has another shape, is not of real numbers, or has fewer than two:
+            one doesn't tell how much they vary.
+    """
+    if values.ndim != 1 or len(values) < 2 or not values.is_floating_point():
+        raise ValueError(
+            "values must be two or more real numbers, (N,), "
+            f"got {tuple(values.shape)} of {values.dtype}"
+        )
+    return float(values.std() / math.sqrt(len(values)))
+
+
+@torch.no_grad()
+def kl_estimate(truth: Density, model: Density, x: Tensor) -> tuple[float, float]:
+    """KL(truth || model) in nats: the mean of ``log p(x) - log q(x)`` over samples of the truth.
+
+    Args:
+        truth: ``p``, with ``log_prob(x)`` in nats, ``(N,)``.
+        model: ``q``, likewise.
+        x: samples of ``p`` that the model has not seen, ``(N, *data_shape)``.
+
+    Returns:
+        The estimate, which chance can make negative, and its standard error.
+
+    Raises:
+        ValueError: the two log-densities are not one number for each item, or ``N < 2``.
+    """
+    log_p, log_q = truth.log_prob(x), model.log_prob(x)
+    if log_p.shape != (len(x),) or log_q.shape != (len(x),):
+        raise ValueError(
+            f"log_prob must give one number for each of {len(x)} items, got "
+            f"{tuple(log_p.shape)} of truth and {tuple(log_q.shape)} of model"
+        )
+    each = log_p - log_q
+    return float(each.mean()), standard_error(each)
+
+
+def dependence(
+    function: Callable[[Tensor], Tensor], x: Tensor, at: Sequence[int] | None = None
+) -> Tensor:
+    """How much each place of the output depends on each place of the input, by derivative.
+
+    Entry ``(i, *place)`` is ``|d r_i / d x[n, c, *place]|``, summed over items and channels, where
+    ``r_i`` mixes the features of output place ``i`` with fixed random weights, so that they don't
+    cancel. Where it is above 0 lies the receptive field. A unit that is shut at one item, such as a
+    ReLU's, may be open at another: give several items, and 64 bits.
+
+    Args:
+        function: ``(N, C, *S)`` to ``(N, P, *T)``, item by item, such as ``model.features``.
+        x: where to differentiate, ``(N, C, *S)``.
+        at: places of the output, counted row by row; by default all of them, each of which takes a
+            backward pass.
+
+    Returns:
+        ``(len(at), *S)``, in the precision of ``x``.
+
+    Raises:
+        ValueError: a shape doesn't fit, a place is not in the output, or the output is a constant.
+    """
+    if x.ndim < 3 or not x.is_floating_point():
+        raise ValueError(f"x must be real numbers (N, C, *S), got {tuple(x.shape)} of {x.dtype}")
+    given = x.detach().clone().requires_grad_()
+    with torch.enable_grad():
+        out = function(given)
+        if out.ndim < 3 or len(out) != len(x):
+            raise ValueError(
+                f"function must give (N, P, *T) with N = {len(x)}, got {tuple(out.shape)}"
+            )
+        if not out.requires_grad:
+            raise ValueError("function must give an output that depends on x, got a constant")
+        mix = torch.randn(out.shape[1], generator=seeded(0)).to(out)
+        read = torch.einsum("p,npt->t", mix, out.flatten(2)).unbind()
+    places = range(len(read)) if at is None else at
+    if not len(places) or not all(0 <= place < len(read) for place in places):
+        raise ValueError(f"at must be places from 0 to {len(read) - 1}, got {list(places)}")
+    slopes = [torch.autograd.grad(read[i], given, retain_graph=True)[0] for i in places]
+    return torch.stack([slope.abs().sum((0, 1)) for slope in slopes])
+
+
+def least_seconds(job: Callable[[], object], repeats: int = 3) -> float:
+    """Seconds that ``job()`` takes by the wall clock, the least of ``repeats`` runs.
+
+    What else the machine does only ever adds time, so the least is nearest to the job's own.
+
+    Raises:
+        ValueError: ``repeats`` is below 1.
+    """
+    times = []
+    for _ in range(check_count("repeats", repeats, 1)):
+        start = time.perf_counter()
+        job()
+        times.append(time.perf_counter() - start)
+    return min(times)
 
 
 def active_units(mu: Tensor, threshold: float = 0.01) -> Tensor:

@@ -44,6 +44,7 @@ __all__ = [
     "learning",
     "mlp",
     "moments",
+    "seeded",
     "several_processes",
     "through",
     "trains",
@@ -335,6 +336,17 @@ def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
     kind = x.device.type
     on = torch.is_autocast_enabled(kind)
     return torch.autocast(kind, enabled=False) if on else nullcontext()
+
+
+def seeded(seed: int) -> torch.Generator:
+    """A new generator on the CPU that starts at ``seed``: what draws from it repeats, and draws
+    nothing from the global one.
+
+    Raises:
+        TypeError: ``seed`` is no whole number.
+        ValueError: it is negative.
+    """
+    return torch.Generator().manual_seed(check_count("seed", seed))
 
 
 def uniform(shape: Sequence[int], like: Tensor, generator: torch.Generator | None = None) -> Tensor:

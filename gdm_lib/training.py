@@ -30,7 +30,16 @@ from gdm_lib._loop import (
 from gdm_lib.bijections import BatchNorm
 from gdm_lib.protocols import AdversarialModel
 
-__all__ = ["Data", "History", "NonFiniteLossError", "cosine", "fit", "fit_adversarial"]
+__all__ = [
+    "Data",
+    "History",
+    "NonFiniteLossError",
+    "adam",
+    "cosine",
+    "fit",
+    "fit_adversarial",
+    "fit_annealed",
+]
 
 MOST_CRITIC_STEPS = 10_000
 
@@ -48,6 +57,67 @@ def cosine(steps: int) -> Callable[[int], float]:
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
     return lambda step: 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def adam(lr: float) -> MakeOptimizer:
+    """An ``optimizer`` for ``fit``: Adam with learning rate ``lr``, all parameters in one kernel.
+
+    Source: Kingma and Ba, 2014, 1412.6980, with the paper's other settings.
+
+    Raises:
+        ValueError: ``lr`` is not positive and finite.
+    """
+    if not 0 < lr < math.inf:
+        raise ValueError(f"lr must be positive and finite, got {lr}")
+    return partial(Adam, lr=lr, fused=True)
+
+
+def fit_annealed(
+    model: nn.Module,
+    data: Data,
+    steps: int,
+    lr: float,
+    *,
+    batch_size: int,
+    progress: bool = False,
+    **options: Any,
+) -> History:
+    """``fit`` as short runs want it: Adam whose rate falls from ``lr`` to 0, half a cosine.
+
+    ``model`` is trained in place and left in evaluation mode.
+
+    Args:
+        model: see ``fit``.
+        data: see ``fit``.
+        steps: gradient steps in all.
+        lr: the learning rate of the first step.
+        batch_size: items in a step.
+        progress: show a line that follows the run; off, since such runs come in dozens.
+        options: all else that ``fit`` takes, but ``epochs``, ``optimizer`` and ``schedule``.
+
+    Returns:
+        The history of the run.
+
+    Raises:
+        ValueError: see ``fit``; ``lr`` or ``steps`` isn't positive; or an option is one of those
+            that this sets.
+        NonFiniteLossError: see ``fit``.
+    """
+    ours = sorted({"epochs", "optimizer", "schedule"} & set(options))
+    if ours:
+        raise ValueError(f"{', '.join(ours)}: set by fit_annealed itself; call fit to choose")
+    history = fit(
+        model,
+        data,
+        steps=steps,
+        batch_size=batch_size,
+        optimizer=adam(lr),
+        schedule=cosine(steps),
+        progress=progress,
+        **options,
+    )
+    model.eval()
+    return history
 
 
 def fit(

@@ -58,6 +58,18 @@ def test_train_lists_and_makes(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert f"  damaged: the record {out}/toy/small.json" in line
 
 
+def test_a_table_is_measured_only_of_a_family_that_has_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["table", "boats", "--out", str(tmp_path)]) == 1
+    told = "gdm: there is no table of 'boats'; those there are: flows, autoregressive\n"
+    assert capsys.readouterr().err == told
+    (tmp_path / "file").touch()
+    assert cli.main(["table", "flows", "--out", str(tmp_path / "file/below")]) == 1
+    assert "Not a directory" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 @pytest.mark.usefixtures("recipes")
 def test_a_folder_that_cannot_be_written_is_refused_before_training(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

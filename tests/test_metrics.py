@@ -1,6 +1,7 @@
 """Ground truths are checked against independent implementations."""
 
 import math
+import time
 
 import pytest
 import torch
@@ -11,14 +12,130 @@ from gdm_lib.likelihoods import Bernoulli, IsotropicGaussian
 from gdm_lib.metrics import (
     active_units,
     bits_per_dim,
+    dependence,
+    kl_estimate,
+    least_seconds,
     log_prob_by_quadrature,
     ppca_log_likelihood,
+    standard_error,
 )
 
 
 def test_bits_per_dim_of_a_uniform_byte_image():
     log_prob = torch.full((2,), -math.log(256) * 3 * 4 * 4)
     torch.testing.assert_close(bits_per_dim(log_prob, (3, 4, 4)), torch.full((2,), 8.0))
+
+
+def test_the_standard_error_is_scipys():
+    values = torch.rand(50, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert standard_error(values) == pytest.approx(stats.sem(values.numpy()), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    "values", [torch.zeros(1), torch.zeros(2, 2), torch.zeros(3, dtype=torch.long)]
+)
+def test_what_has_no_standard_error_is_refused(values):
+    with pytest.raises(ValueError, match=r"values must be two or more real numbers, \(N,\), got"):
+        standard_error(values)
+
+
+class Normal(torch.nn.Module):
+    def __init__(self, mean: float, std: float = 1.0) -> None:
+        super().__init__()
+        self.mean, self.std = torch.nn.Parameter(torch.tensor([mean, 0.0])), std
+
+    def log_prob(self, x):
+        return torch.distributions.Normal(self.mean, self.std).log_prob(x).sum(1)
+
+
+def test_the_divergence_of_two_normals(rng):
+    """KL = |difference of the means|^2 / 2 where both have unit variance; of itself, exactly 0."""
+    x = torch.randn(20_000, 2, generator=rng)
+    found, error = kl_estimate(Normal(0.0), Normal(1.5), x)
+    assert abs(found - 1.5**2 / 2) < 4 * error
+    assert error == pytest.approx(1.5 / math.sqrt(20_000), rel=0.03)  # std of 1.5 x
+    assert kl_estimate(Normal(0.5), Normal(0.5), x) == (0.0, 0.0)
+
+
+def test_a_density_of_another_shape_is_named(rng):
+    class Each(Normal):
+        def log_prob(self, x):
+            return super().log_prob(x)[:, None]
+
+    with pytest.raises(ValueError, match=r"each of 9 items, got \(9,\) of truth and \(9, 1\) of"):
+        kl_estimate(Normal(0.0), Each(0.0), torch.randn(9, 2, generator=rng))
+
+
+class TestDependence:
+    def test_it_is_the_jacobian(self, rng):
+        net = torch.nn.Sequential(
+            torch.nn.Conv2d(2, 3, 3, stride=2), torch.nn.Tanh(), torch.nn.Conv2d(3, 4, 2)
+        ).double()
+        x = torch.rand(2, 2, 9, 7, dtype=torch.float64, generator=rng)
+        found = dependence(net, x)
+        mix = torch.randn(4, generator=torch.Generator().manual_seed(0)).double()
+        expected = sum(
+            torch.einsum(
+                "p,pijchw->ijchw",
+                mix,
+                torch.autograd.functional.jacobian(net, one[None])[0, :, :, :, 0],
+            )
+            .abs()
+            .sum(2)
+            for one in x
+        )
+        torch.testing.assert_close(found, expected.flatten(0, 1), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(dependence(net, x, at=[5, 1]), found[[5, 1]])
+
+    def test_a_kernel_is_the_receptive_field(self):
+        net = torch.nn.Conv1d(1, 1, 3, padding=4, dilation=4, bias=False).double()
+        seen = dependence(net, torch.ones(1, 1, 12).double()) > 0
+        assert [row.nonzero().flatten().tolist() for row in seen[[0, 6]]] == [[0, 4], [2, 6, 10]]
+
+    def test_neither_items_nor_channels_cancel(self):
+        def function(x):
+            first = x[:, :1] - x[:, 1:]
+            return torch.cat([first, -first], 1) * torch.tensor([1.0, -1.0])[:, None, None]
+
+        assert (dependence(function, torch.ones(2, 2, 3)) > 0).equal(torch.eye(3).bool())
+
+    def test_a_relu_that_is_shut_at_one_item_is_open_at_another(self):
+        x = torch.tensor([[[-1.0, 1.0]], [[1.0, -1.0]]])
+        assert (dependence(torch.relu, x).diagonal() > 0).all()
+        assert (dependence(torch.relu, x[:1]).diagonal() > 0).tolist() == [False, True]
+
+    def test_nothing_else_is_touched(self):
+        net, x = torch.nn.Conv1d(1, 2, 3), torch.ones(1, 1, 9)
+        before = torch.random.get_rng_state()
+        with torch.no_grad():
+            dependence(net, x)
+        assert torch.random.get_rng_state().equal(before)
+        assert net.weight.grad is None
+        assert not x.requires_grad
+
+    @pytest.mark.parametrize(
+        ("function", "x", "at", "said"),
+        [
+            (torch.relu, torch.zeros(3, 4), None, r"x must be real numbers \(N, C, \*S\), got"),
+            (torch.relu, torch.zeros(1, 1, 4).long(), None, "x must be real .* of torch.int64"),
+            (lambda x: x.sum(), torch.zeros(2, 1, 4), None, r"with N = 2, got \(\)"),
+            (torch.zeros_like, torch.zeros(1, 1, 4), None, "got a constant"),
+            (torch.relu, torch.zeros(1, 1, 4), [4], r"at must be places from 0 to 3, got \[4\]"),
+            (torch.relu, torch.zeros(1, 1, 4), [], r"at must be places from 0 to 3, got \[\]"),
+        ],
+    )
+    def test_bad_input_is_named(self, function, x, at, said):
+        with pytest.raises(ValueError, match=said):
+            dependence(function, x, at)
+
+
+def test_the_least_of_several_times():
+    pauses = iter([0.05, 0.0, 0.05])
+    spent = least_seconds(lambda: time.sleep(next(pauses)))
+    assert 0 < spent < 0.05
+    assert next(pauses, None) is None
+    with pytest.raises(ValueError, match="repeats must be at least 1, got 0"):
+        least_seconds(lambda: None, 0)
 
 
 def test_active_units_counts_what_varies(rng):

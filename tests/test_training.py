@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import os
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
-from gdm_lib.training import History, NonFiniteLossError, cosine, fit
+from gdm_lib.training import History, NonFiniteLossError, adam, cosine, fit, fit_annealed
 
 matplotlib.use("Agg")
 fit = partial(fit, progress=False)
@@ -564,3 +565,44 @@ def test_progress_leaves_one_line_of_text(capsys: pytest.CaptureFixture[str]) ->
     assert "valid" in out
     assert out.count("\n") == 1
     assert err == ""
+
+
+class TestFitAnnealed:
+    data = torch.randn(64, 2, generator=torch.Generator().manual_seed(0)) + 3
+
+    def test_it_is_adam_written_out(self):
+        model, by_hand = Mean(), Mean()
+        model.seen, by_hand.seen = [], []
+        history = fit_annealed(model, self.data, 20, 0.3, batch_size=16, seed=4)
+        optimizer = torch.optim.Adam(by_hand.parameters())
+        for step, batch in enumerate(model.seen):
+            optimizer.param_groups[0]["lr"] = 0.15 * (1 + math.cos(math.pi * step / 20))
+            optimizer.zero_grad()
+            by_hand.loss(batch)["loss"].backward()
+            optimizer.step()
+        torch.testing.assert_close(model.w, by_hand.w)
+        assert len(history.train["loss"]) == 20
+        assert {len(batch) for batch in model.seen} == {16}
+
+    def test_the_rest_is_fits(self):
+        """Options are handed on, and the run is that of ``fit`` to the bit, but for the mode."""
+        models = Mean().train(), Mean().train()
+        shift = {"transform": lambda x, generator: x + 1, "valid": self.data, "valid_every": 5}
+        one = fit_annealed(models[0], self.data, 10, 0.1, batch_size=8, **shift)
+        other = fit(
+            models[1], self.data, steps=10, batch_size=8, optimizer=adam(0.1),
+            schedule=cosine(10), **shift,
+        )  # fmt: skip
+        assert torch.equal(models[0].w, models[1].w)
+        assert (one.train, one.valid) == (other.train, other.valid)
+        assert [model.training for model in models] == [False, True]
+
+    @pytest.mark.parametrize("option", ["epochs", "optimizer", "schedule"])
+    def test_what_it_sets_itself_is_refused(self, option):
+        with pytest.raises(ValueError, match=f"^{option}: set by fit_annealed itself"):
+            fit_annealed(Mean(), self.data, 1, 0.1, batch_size=8, **{option: None})
+
+    @pytest.mark.parametrize("lr", [0.0, -1e-3, float("nan"), float("inf")])
+    def test_a_rate_is_positive(self, lr):
+        with pytest.raises(ValueError, match="lr must be positive and finite, got"):
+            fit_annealed(Mean(), self.data, 1, lr, batch_size=8)

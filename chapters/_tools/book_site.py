@@ -21,16 +21,19 @@ import pkgutil
 import re
 import shutil
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from docutils import nodes  # type: ignore[import-untyped]
+from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.environment import BuildEnvironment
 from sphinx.errors import ExtensionError
 
-from chapters._tools import site_widgets
+from chapters._tools import front, site_widgets
 
 SITE = Path(__file__).parents[1] / "_site"
 MODULES = SITE / "node_modules"
@@ -56,8 +59,7 @@ WIDGETS_CSS = SITE.parents[1] / "gdm_lib" / "widgets" / "widgets.css"
 HOST = "widgets/host.js"
 FROM_FILE = "widgets/from_file.js"
 STATE = "application/vnd.jupyter.widget-state+json"
-API_PAGE = "chapters/appendix/api"
-API_MARK = "<!-- modules -->"
+SEARCH = "search.js"
 # The order of the reference is the order of the imports; what is not named goes by its name.
 LAYERS = (
     *("protocols", "nn", "likelihoods", "bijections", "autoregression", "adversarial"),
@@ -70,11 +72,14 @@ ICON_SCRIPT = re.compile(
 MATHJAX_SCRIPT = re.compile(
     r"<script>window\.MathJax = .*?</script>\s*|<script[^>]*tex-svg-full\.js[^>]*></script>\s*"
 )
-FORMULA = re.compile(r'class="[^"]*\bmath\b')
+# What math.js typesets.
+FORMULA = re.compile(r'class="(?:[^"]* )?(?:math|tex2jax_process|mathjax_process)[ "]')
 # The field says "Search Ctrl+K", and a name that differs would be lost on those who speak to it.
 SEARCH_LABEL = re.compile(r'(<button class="btn search-button-field[^>]*?) aria-label="[^"]*"')
 # A toggle of folded code says what it does, and its label says something else.
 TOGGLE_LABEL = re.compile(r'<summary aria-label="Toggle hidden content">')
+# The arrow that opens a part of the side bar has no name.
+PART = re.compile(r'(<a [^>]*>([^<]*)</a><details[^>]*>)<summary>(?=<span class="toctree-toggle")')
 CHARSET = re.compile(r'<meta charset="utf-8"\s*/?>')
 INLINE_SCRIPT = re.compile(r"<script(?![^>]* src=)([^>]*)>(.*?)</script>", re.DOTALL)
 INLINE_HANDLER = re.compile(r'<[^>]*? on[a-z]+="([^"]*)"')
@@ -179,6 +184,9 @@ def publish_widgets(
             # No "<" in a script, whatever the values say.
             text = json.dumps({"state": state}, ensure_ascii=False).replace("<", "\\u003c")
             attributes["body"] = text
+        if "data-gdm-runtime" in attributes and page == app.config.root_doc:
+            # The start page stays light until a reader comes to its widget.
+            attributes["data-gdm-patient"] = ""
         files.append(script)
     context["script_files"] = [script for script in files if alive or not _is_for_widgets(script)]
 
@@ -219,17 +227,48 @@ def public_modules(package: ModuleType) -> list[str]:
     return sorted(found, key=layer)
 
 
-def list_modules(app: Sphinx, docname: str, source: list[str]) -> None:
-    """Fill in the sections of the library reference."""
-    if docname != API_PAGE:
+def say_what_it_takes(app: Sphinx, doctree: nodes.document) -> None:
+    """Beneath a chapter's title: how long it takes to read and what it builds on. For the search:
+    the other names of its subject."""
+    card = _cards().get(app.env.docname.removeprefix("chapters/"))
+    title = next(iter(doctree.findall(nodes.title)), None)
+    if card is None or title is None:
         return
-    if API_MARK not in source[0]:
-        raise ExtensionError(f"{docname}: the mark {API_MARK} is missing")
-    sections = [
-        f"## `{name}`\n\n```{{eval-rst}}\n.. automodule:: {name}\n```\n"
-        for name in public_modules(importlib.import_module("gdm_lib"))
-    ]
-    source[0] = source[0].replace(API_MARK, "\n".join(sections))
+    line = nodes.paragraph(classes=["gdm-facts"])
+    line += nodes.Text(f"{card.minutes} minutes to read, exercises not counted. ")
+    for number, name in enumerate(card.builds_on):
+        line += nodes.Text("Builds on " if number == 0 else ", ")
+        reference = addnodes.pending_xref(
+            "",
+            refdomain="std",
+            reftype="doc",
+            reftarget=f"/chapters/{name}",
+            refexplicit=True,
+            refdoc=app.env.docname,
+        )
+        reference += nodes.inline("", _cards()[name].title)
+        line += reference
+    line += nodes.Text("." if card.builds_on else "Needs no other chapter.")
+    title.parent.insert(title.parent.index(title) + 1, line)
+    # The search looks for words, and Sphinx doesn't divide what stands between two commas.
+    words = dict.fromkeys(re.findall(r"\w+", " ".join(card.also)))
+    if words:
+        doctree.insert(0, nodes.meta("", name="keywords", content=", ".join(words)))
+
+
+@cache
+def _cards() -> dict[str, front.Card]:
+    return front.cards()
+
+
+def help_search(
+    app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any
+) -> None:
+    """Give the search page the plain names of the chapters, and a script that knows them."""
+    if page == "search":
+        names = {f"chapters/{c.name}": [c.title, *c.also] for c in _cards().values()}
+        attributes: dict[str, Any] = {"defer": "defer", "data-gdm-names": json.dumps(names)}
+        app.add_js_file(SEARCH, **attributes)
 
 
 def keep_attribute_text(
@@ -309,6 +348,7 @@ def finish_page(page: str, engine: str, handlers: Iterable[str] = ()) -> str:
         page = MATHJAX_SCRIPT.sub("", page)
     page = SEARCH_LABEL.sub(r"\1", page)
     page = TOGGLE_LABEL.sub("<summary>", page)
+    page = PART.sub(r'\1<summary aria-label="Pages of: \2">', page)
     policy = html.escape(content_policy(page, engine, handlers), quote=False)
     tag = f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
     return CHARSET.sub(lambda found: f"{found[0]}\n    {tag}", page, count=1)
@@ -341,7 +381,8 @@ def setup(app: Sphinx) -> dict[str, Any]:
     for listener in (exclude_masters, use_local_assets, set_theme):
         app.connect("config-inited", listener, priority=EARLY)
     app.connect("builder-inited", copy_assets)
-    app.connect("source-read", list_modules)
+    app.connect("doctree-read", say_what_it_takes)
+    app.connect("html-page-context", help_search, priority=EARLY)
     app.connect("env-get-updated", number_by_chapter, priority=LATE)
     app.connect("autodoc-process-docstring", keep_attribute_text, priority=EARLY)
     app.connect("html-page-context", publish_widgets, priority=LATE)

@@ -17,7 +17,7 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
-from chapters._tools import inputs, pairs
+from chapters._tools import front, inputs, pairs
 from chapters._tools.execute import MAX_BYTES
 from chapters._tools.markdown import EQUATION, Block, parse, plain, slug, walk
 from chapters._tools.names import reused
@@ -116,6 +116,7 @@ def lint(path: Path, root: Path = pairs.ROOT) -> list[Finding]:
     found += _images(blocks)
     found += _equations(blocks)
     found += _labels(blocks, path, root)
+    found += _cards(path, root)
     if path in pairs.masters(root):
         found += _notebook(blocks, path, root, _is_paper(path, root))
     if _is_paper(path, root):
@@ -417,6 +418,21 @@ def _labels(blocks: Sequence[Block], path: Path, root: Path) -> Found:
     for line, label in _labelled(blocks):
         if label in taken:
             yield line, f"label '{label}' is taken by {taken[label]}: put the paper's name into it"
+
+
+def _cards(path: Path, root: Path) -> Found:
+    """The start page says of each chapter what the chapter says."""
+    if path != root / "chapters" / "index.md" or not (root / front.DATA).exists():
+        return
+    text = path.read_text("utf-8")
+    try:
+        stale = front.renew(text, root) != text
+    except ValueError as error:
+        yield 1, str(error)
+        return
+    if stale:
+        line = text[: text.index(front.BEGIN)].count("\n") + 1
+        yield line, "the cards are not those of the chapters; run `python -m chapters._tools.front`"
 
 
 def _links(blocks: Sequence[Block], path: Path) -> Found:

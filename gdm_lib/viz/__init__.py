@@ -5,6 +5,7 @@ Start a notebook with ``viz.use_style()``, and end every figure with
 """
 
 from gdm_lib.viz.display import show, show_source, table
+from gdm_lib.viz.families import family_table
 from gdm_lib.viz.plots import (
     Curves,
     density_map,
@@ -23,6 +24,7 @@ __all__ = [
     "PAPER",
     "Curves",
     "density_map",
+    "family_table",
     "gaussian_grid",
     "image_grid",
     "latent_plane",

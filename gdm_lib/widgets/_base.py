@@ -55,6 +55,11 @@ def stylesheet() -> str:
     return (files("gdm_lib.widgets") / "widgets.css").read_text("utf-8")
 
 
+def counted(number: int, noun: str) -> str:
+    """``1 sample``, ``2 samples``: a number and a noun whose plural ends in s."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def buffer() -> traitlets.Bytes:
     """A trait of bytes that the script reads, such as frames."""
     return traitlets.Bytes().tag(sync=True)

@@ -122,8 +122,9 @@ def spectrogram(clip: Tensor, window: int, hop: int) -> Tensor:
     """The short-time Fourier transform's magnitude in decibels.
 
     A sine of amplitude 1 has 0 dB. Column ``j`` belongs to sample ``j * hop``, row ``k`` to the
-    frequency ``k / window`` times the rate. The window is Hann's. A clip is mirrored at its ends:
-    silence there would show as a click.
+    frequency ``k / window`` times the rate. The window is Hann's, and what it sees is taken about
+    its mean: nobody hears a constant, such as the level at which mu-law codes rest. A clip is
+    mirrored at its ends: silence there would show as a click.
 
     Args:
         clip: ``(T,)``.
@@ -136,6 +137,8 @@ def spectrogram(clip: Tensor, window: int, hop: int) -> Tensor:
     taper = torch.hann_window(window, dtype=torch.float64)
     mode = "reflect" if len(clip) > window // 2 else "constant"
     waves = torch.stft(clip.double(), window, hop, window=taper, pad_mode=mode, return_complex=True)
+    constant = torch.fft.rfft(taper)[:, None] / taper.sum()
+    waves = waves - waves[0].real * constant
     return 20 * (2 * waves.abs() / taper.sum()).clamp_min(1e-12).log10()
 
 

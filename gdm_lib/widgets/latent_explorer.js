@@ -223,7 +223,7 @@ function samples(frame) {
     for (let i = 0; i < count; i++)
       paint(canvas, data, shape, i, (i % columns) * width, Math.floor(i / columns) * height);
     const scaled = spread ? `, spread ${digits(factor)}` : "";
-    frame.say(`${count} samples${draws ? ` (draw ${draws})` : ""}${scaled}${sayExtras(frame)}.`);
+    frame.say(`${count} sample${count === 1 ? "" : "s"}${draws ? ` (draw ${draws})` : ""}${scaled}${sayExtras(frame)}.`);
     frame.painted(answer);
   });
   frame.changed = draw;

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gdm_lib.viz.plots import to_mosaic, to_pixels
 from gdm_lib.viz.style import PAPER
-from gdm_lib.widgets._base import Widget, buffer, script
+from gdm_lib.widgets._base import Widget, buffer, counted, script
 
 __all__ = ["LatentExplorer", "Slider", "lerp", "slerp"]
 
@@ -230,7 +230,7 @@ class LatentExplorer(Widget):
             aspect=columns * images.shape[-1] / (lines * images.shape[-2]),
             rows=1 + bool(spread) + len(sliders),
             poster=_mosaic(images, columns),
-            alt=f"{len(latents)} samples{scaled}.",
+            alt=f"{counted(len(latents), 'sample')}{scaled}.",
             values={**({"spread": factor} if spread else {}), **_values(sliders)},
             functions={"decode": decode},
             page_model=page_model,

@@ -102,8 +102,8 @@ function probe(frame) {
   const { size, stride, layers, names, marked, maps, colours, opacity, input } = frame.spec;
   const unit =
     maps.height === input.height && maps.width === input.width
-      ? `${names[1]} pixels`
-      : `cells of the ${names[1]}`;
+      ? "input pixels"
+      : "cells of the input";
   const ends = size.map((n) => Math.floor((n - 1) / stride) * stride);
   const columns = ends[1] / stride + 1;
   const rows = ends[0] / stride + 1;
@@ -144,7 +144,7 @@ function probe(frame) {
     const lit = levels.filter((level) => level > 0);
     const name = layers.length > 1 ? `${layers[layer]}: ` : "";
     let text =
-      `${name}${names[0]} pixel (row ${row}, column ${column}) depends on ` +
+      `${name}output pixel (row ${row}, column ${column}) depends on ` +
       `${lit.length} of ${levels.length} ${unit}`;
     const best = levels.indexOf(Math.max(...levels));
     if (lit.length && levels[best] > Math.min(...lit))

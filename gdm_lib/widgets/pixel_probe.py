@@ -41,7 +41,7 @@ class PixelProbe(Widget):
             not negative; several such functions by name make layers to choose from. ``(h, w)`` may
             be coarser than the input, as an attention map is.
         input: the image that the weights lie over, ``(C, H', W')``; by default ``image``.
-        names: what the two pictures are called.
+        names: what stands above the two pictures.
         stride: maps are computed for the pixels of every so many rows and columns.
         share_scale: False: each map's largest weight shines brightest. True: only the largest of
             all maps does.
@@ -124,12 +124,9 @@ class PixelProbe(Widget):
             poster=_poster(output, under, shown, (row, column), panel, names, marked),
             alt=_says(
                 next(iter(layers)) if len(layers) > 1 else "",
-                names,
                 (row, column),
                 shown,
-                f"{names[1]} pixels"
-                if shown.shape == under.shape[:2]
-                else f"cells of the {names[1]}",
+                "input pixels" if shown.shape == under.shape[:2] else "cells of the input",
             ),
             values={"row": row, "column": column, "layer": 0},
             sheet=sheet,
@@ -231,13 +228,11 @@ def _levels(layers: Mapping[str, Maps], rows: range, columns: range, share: bool
     return levels.reshape(len(layers), len(rows), len(columns), *levels.shape[1:])
 
 
-def _says(
-    layer: str, names: tuple[str, str], pixel: tuple[int, int], levels: np.ndarray, unit: str
-) -> str:
-    """What the script says of a pixel."""
+def _says(layer: str, pixel: tuple[int, int], levels: np.ndarray, unit: str) -> str:
+    """What the script says of a pixel: a whole sentence whatever the pictures are called."""
     lit = np.count_nonzero(levels)
     text = (
-        f"{f'{layer}: ' if layer else ''}{names[0]} pixel (row {pixel[0]}, column {pixel[1]}) "
+        f"{f'{layer}: ' if layer else ''}output pixel (row {pixel[0]}, column {pixel[1]}) "
         f"depends on {lit} of {levels.size} {unit}"
     )
     if lit and levels.max() > levels[levels > 0].min():

@@ -155,12 +155,13 @@ function playground(frame, model) {
     range.max = history.length - 1;
     range.value = at;
     const { step, loss } = history[at];
-    range.setAttribute("aria-valuetext", `${step} training steps`);
+    const steps = `${step} training step${step === 1 ? "" : "s"}`;
+    range.setAttribute("aria-valuetext", steps);
     said.textContent = step;
     const lost = loss === null ? "" : `, loss ${digits(loss, 3)}`;
     const how = alone ? "Recorded; in JupyterLab your kernel trains it." : `Seed ${run}.`;
     const name = view[0].toUpperCase() + view.slice(1);
-    frame.say(`${name} and data after ${step} training steps${lost}. ${how}`);
+    frame.say(`${name} and data after ${steps}${lost}. ${how}`);
     frame.painted();
   };
   const paintPlane = plane(frame, model, draw);

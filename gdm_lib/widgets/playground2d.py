@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from gdm_lib.viz.style import COLORS, INK, PAPER
-from gdm_lib.widgets._base import Widget, buffer, script
+from gdm_lib.widgets._base import Widget, buffer, counted, script
 from gdm_lib.widgets._frames import held, pack
 
 __all__ = ["Playground2D"]
@@ -158,8 +158,8 @@ class Playground2D(Widget):
             aspect=SIDE / (SIDE + GAP + STRIP),
             rows=2 + (len(names) > 1),
             poster=_poster(shots, names[0], points, self._sample is not None),
-            alt=f"{names[0].capitalize()} after {shots[-1]['step']} training steps, with the "
-            "data; below, the loss.",
+            alt=f"{names[0].capitalize()} after {counted(shots[-1]['step'], 'training step')}, "
+            "with the data; below, the loss.",
             values={"picture": record, **({"show": 0} if len(names) > 1 else {})},
             functions={"advance": self._advance},
             sheet=sheet,

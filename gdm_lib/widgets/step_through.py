@@ -68,7 +68,7 @@ class StepThrough(Widget):
             steps: two or more images ``(C, H, W)``, or sets of images ``(N, C, H, W)``, which are
                 tiled, with values in [0, 1]; or ``uint8`` arrays ``(H, W)`` or ``(H, W, 3)``.
                 Smaller ones are enlarged, without blurring, to the size of the largest.
-            titles: one for each step; by default they have none.
+            titles: what each step shows, besides its number; by default nothing.
             start: the first step shown.
             width: of the picture, in CSS pixels.
 
@@ -127,7 +127,7 @@ class StepThrough(Widget):
         Args:
             steps: ``(L + 1, N, 2)``, the positions before and after each of L layers.
             extent: ``(left, right, bottom, top)`` of the part of the plane that is shown.
-            titles: one for each step; by default they have none.
+            titles: what each step shows, besides its number; by default nothing.
             colours: ``(N,)``, to follow points by: classes, integers from 0 to 5, get a colour
                 each; floating-point numbers get shades from the least to the largest.
             labels: of the two axes.
@@ -161,7 +161,8 @@ class StepThrough(Widget):
         for name, track in tracks.items():
             outside = (np.abs(track - middle) > size / 2).any(-1).sum(-1)
             says[name] = [
-                f"{said} {count} of {len(track[0])} points lie outside the picture."
+                f"{said} {count} of {len(track[0])} points {'lies' if count == 1 else 'lie'} "
+                "outside the picture."
                 if count
                 else said
                 for said, count in zip(says[name], outside, strict=True)
@@ -245,13 +246,15 @@ def _says(tracks: Mapping[str, Any], titles: Titles | None, start: int) -> dict[
     found = {name: len(one) for name, one in own.items()}
     if found != dict.fromkeys(tracks, count):
         raise ValueError(f"titles: expected {count} for each track, got {found}")
-    return {
-        name: [
-            f"{name + ', step' if name else 'Step'} {i} of {count - 1}{title and ': '}{title}."
-            for i, title in enumerate(own[name])
-        ]
-        for name in tracks
-    }
+    said: dict[str, list[str]] = {}
+    for name in tracks:
+        said[name] = []
+        for i, title in enumerate(own[name]):
+            text = f"{f'{name}, step' if name else 'Step'} {i} of {count - 1}"
+            if title and title.lower() != f"step {i}":  # which says nothing new
+                text += f": {title}"
+            said[name].append(text if text.endswith((".", "!", "?")) else f"{text}.")
+    return said
 
 
 def _positions(track: np.ndarray) -> np.ndarray:

@@ -258,6 +258,12 @@ class TestAudioProbe:
         settle(visit.page, root)
         assert root.locator("input[type=number]").input_value() == "1.00"
         assert root.locator(".gdm-status").inner_text() == "nothing lasts 1.00 s."
+
+    def test_a_constant_is_called_silence(self, stage):
+        visit = stage(AudioProbe({"rest": torch.full((RATE,), 0.002)}, RATE))
+        root = visit.page.locator(".gdm")
+        settle(visit.page, root)
+        assert root.locator(".gdm-status").inner_text() == "rest, at 0.00 of 1.00 s: silence."
         assert visit.errors == []
 
     def test_a_click_moves_the_cursor_there(self, stage):

@@ -123,6 +123,14 @@ class TestPicture:
         settle(page, root)
         assert status(root).startswith("Field: output pixel (row 7, column 2) depends on 20 of 100")
 
+    def test_what_is_said_is_english_whatever_the_pictures_are_called(self, stage):
+        widget = PixelProbe(
+            BLACK, causal, names=("pixel to predict", "what it depends on"), start=(7, 2)
+        )
+        _, root = opened(stage(widget))
+        assert status(root) == widget._alt
+        assert status(root) == "Output pixel (row 7, column 2) depends on 72 of 100 input pixels."
+
     def test_an_image_that_is_not_square(self, stage):
         """Each pixel of each layer says its own number."""
 

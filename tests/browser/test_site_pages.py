@@ -58,6 +58,32 @@ def fits(page, width, theme, stem):
     assert across <= width, f"in the {theme} theme {across} pixels on a screen of {width}"
 
 
+# Display equations that hide a part behind a scrollbar.
+HIDING = """[...document.querySelectorAll("article div.math, article mjx-container[display=true]")]
+  .filter((box) => box.scrollWidth > box.clientWidth + 1)
+  .map((box) => `${(box.closest("[id]") || box).id}: ${box.scrollWidth} in ${box.clientWidth}`)"""
+# Formulas in lines that end outside of their block and can't be scrolled to.
+LOSING = """[...document.querySelectorAll("article mjx-container:not([display])")].filter((box) => {
+    const drawn = box.firstElementChild.getBoundingClientRect();
+    if (!drawn.width) return false; // folded away
+    let block = box.parentElement;
+    while (getComputedStyle(block).display.startsWith("inline")) block = block.parentElement;
+    const { left, right } = block.getBoundingClientRect();
+    const own = box.getBoundingClientRect();
+    const scrolls = getComputedStyle(box).overflowX === "auto" && box.tabIndex === 0;
+    const inside = (rect) => rect.left >= left - 1 && rect.right <= right + 1;
+    return !inside(own) || !(scrolls || inside(drawn));
+  }).map((box) => box.parentElement.textContent)"""
+
+
+def equations_can_be_read(page, size):
+    """Displayed ones fit a laptop's screen; those in lines fit a phone's, or scroll there."""
+    if size == "desktop":
+        assert page.evaluate(HIDING) == []
+    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => setTimeout(done, 50)))")
+    assert page.evaluate(LOSING) == []
+
+
 def at_rest(page):
     """A picture of the whole page once two in a row are the same: a busy machine draws late."""
     last = None
@@ -89,6 +115,8 @@ def come_alive(page):
     for figure in page.locator("figure[data-gdm-widget]").all():
         figure.scroll_into_view_if_needed()
         if is_alive(figure):
+            figure.locator(".gdm").wait_for(timeout=20_000)
+            figure.hover()  # the start page's waits for that
             figure.locator("[data-gdm-pictures]").wait_for(timeout=20_000)
         else:
             assert "in JupyterLab" in figure.inner_text()
@@ -113,6 +141,7 @@ def test_a_page_works_fits_and_does_not_jump(visitor, site, name, size):
     page = visit.page
     shows_what_is_written(page)
     stem = f"{name.removesuffix('.html').replace('/', '-')}-{size}"
+    equations_can_be_read(page, size)
     for theme in ("light", "dark"):
         fits(page, width, theme, stem)
     if name in WITH_WIDGETS:

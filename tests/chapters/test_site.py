@@ -5,8 +5,10 @@ Reads ``_build/html``, which ``make book`` makes.
 
 import base64
 import hashlib
+import html
 import json
 import os
+import posixpath
 import re
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
@@ -15,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from chapters._tools import book_site, pairs
+from chapters._tools import book_site, front, pairs
 
 SITE = pairs.ROOT / "_build" / "html"
 # The theme leaves templates of its own among its assets.
@@ -196,6 +198,39 @@ def test_a_page_has_a_policy_that_names_each_of_its_scripts(path):
             assert f"'sha256-{digest}'" in allowed, body[:80]
 
 
+FIRST = SITE / "chapters" / "index.html"
+
+
+def text_of(source):
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", "", source)).replace("#", "").split())
+
+
+def test_chapters_have_one_name_on_the_start_page_in_the_side_bar_and_in_their_title():
+    start = FIRST.read_text("utf-8")
+    (side,) = re.findall(r'<nav[^>]*class="bd-links[^>]*>(.*?)</nav>', start, re.DOTALL)
+    for name, card in front.cards().items():
+        page = (SITE / f"chapters/{name}.html").read_text("utf-8")
+        title = re.search(r'<article.*?<h1>(.*?)<a class="headerlink"', page, re.DOTALL)
+        on_card = re.search(
+            rf'<strong><a[^>]*href="{re.escape(name)}\.html"[^>]*>(.*?)</a>', start, re.DOTALL
+        )
+        in_side = re.search(
+            rf'<a[^>]*href="{re.escape(name)}\.html"[^>]*>(.*?)</a>', side, re.DOTALL
+        )
+        names = [text_of(found[1]) for found in (title, on_card, in_side)]
+        assert names == [card.title] * 3
+
+
+def test_a_chapter_says_beneath_its_title_what_it_takes():
+    for name, card in front.cards().items():
+        page = (SITE / f"chapters/{name}.html").read_text("utf-8")
+        (line,) = re.findall(r'</h1>\s*<p class="gdm-facts">(.*?)</p>', page, re.DOTALL)
+        assert text_of(line).startswith(f"{card.minutes} minutes to read")
+        leads = {posixpath.normpath(posixpath.join(posixpath.dirname(name), address))
+                 for address in re.findall(r'href="([^"]*)\.html"', line)}  # fmt: skip
+        assert leads == set(card.builds_on)
+
+
 def test_mathjax_is_loaded_where_there_is_a_formula_and_nowhere_else():
     with_formulas = {path for path in PAGES if 'class="math' in path.read_text("utf-8")}
     with_mathjax = {path for path in PAGES if "tex-svg-full.js" in path.read_text("utf-8")}
@@ -219,10 +254,12 @@ def test_the_reference_has_every_public_module():
     import gdm_lib
     from chapters._tools.book_site import public_modules
 
-    anchors = PARSED[SITE / "chapters" / "appendix" / "api.html"].anchors
+    folder = SITE / "chapters" / "appendix" / "api"
     modules = public_modules(gdm_lib)
     assert "gdm_lib.vae.vae" in modules
-    assert {f"module-{name}" for name in modules} <= anchors
+    for module in modules:
+        name = module.removeprefix("gdm_lib.")
+        assert f"module-{module}" in PARSED[folder / f"{name}.html"].anchors
 
 
 @pytest.mark.parametrize("what", ["equation", "Theorem", "Exercise"])

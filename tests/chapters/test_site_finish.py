@@ -49,7 +49,11 @@ def test_mathjax_is_loaded_by_pages_with_formulas_alone():
     for body in ("no formula", '<p class="maths">', '<code>class="x"</code>'):
         assert "MathJax" not in finished(body)
         assert "mathjax" not in finished(body)
-    for body in ('<span class="math notranslate">x</span>', '<div class="output math">x</div>'):
+    for body in (
+        '<span class="math notranslate">x</span>',
+        '<div class="output math">x</div>',
+        '<div class="tex2jax_process">$x$</div>',  # typeset too, by math.js
+    ):
         assert "window.MathJax" in finished(body)
         assert "tex-svg-full.js" in finished(body)
     assert "fontawesome.js" not in finished()
@@ -60,6 +64,13 @@ def test_toggles_are_called_what_they_say():
     page = finished(f'<summary aria-label="Toggle hidden content">{said}')
     assert f"<summary>{said}" in page
     assert 'aria-label="Search"' not in page
+
+
+def test_the_arrows_of_the_side_bar_have_names():
+    arrow = '<summary><span class="toctree-toggle"><i></i></span></summary>'
+    page = finished(f'<a class="reference" href="a.html">Data &amp; more</a><details>{arrow}')
+    assert '<summary aria-label="Pages of: Data &amp; more"><span class="toctree-toggle">' in page
+    assert "<summary><b>" in finished("<details><summary><b>More</b></summary>")
 
 
 def test_the_policy_allows_the_scripts_of_a_page_one_by_one():

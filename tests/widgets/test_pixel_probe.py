@@ -90,11 +90,19 @@ class TestMaps:
         def attention(row, column):
             return torch.tensor([[0.1, 0.2], [0.7, 0.0]])
 
-        widget = PixelProbe(IMAGE, attention, names=("query", "keys"), start=(1, 1))
+        widget = PixelProbe(IMAGE, attention, start=(1, 1))
         assert widget._alt == (
-            "Query pixel (row 1, column 1) depends on 3 of 4 cells of the keys, "
+            "Output pixel (row 1, column 1) depends on 3 of 4 cells of the input, "
             "most on (row 1, column 0)."
         )
+
+    @pytest.mark.parametrize(
+        "names", [("pixel to predict", "what it depends on"), ("conditional of", "depends on")]
+    )
+    def test_what_is_said_is_english_whatever_the_pictures_are_called(self, names):
+        widget = PixelProbe(IMAGE, causal, names=names, start=(2, 3))
+        assert widget._alt == "Output pixel (row 2, column 3) depends on 15 of 24 input pixels."
+        assert widget.spec["names"] == list(names)
 
 
 class TestGradient:

@@ -69,6 +69,13 @@ class TestImages:
         assert (widget.values, widget.spec["rows"]) == ({"step": 0}, 2)
         assert widget.spec["says"] == [["Step 0 of 1: x.", "Step 1 of 1: y."]]
 
+    def test_a_title_is_said_once_and_ends_once(self):
+        titles = ["step 0", "Step 1", "noise again?", "step 2"]
+        widget = StepThrough.images(torch.zeros(4, 1, 4, 4), titles=titles)
+        assert widget.spec["says"] == [
+            ["Step 0 of 3.", "Step 1 of 3.", "Step 2 of 3: noise again?", "Step 3 of 3: step 2."]
+        ]
+
 
 class TestPoints:
     steps = torch.randn(5, 300, 2, generator=torch.Generator().manual_seed(0)) + torch.tensor(
@@ -97,6 +104,10 @@ class TestPoints:
             "Step 0 of 1.",
             "Step 1 of 1. 3 of 4 points lie outside the picture.",
         ]
+        steps = torch.zeros(2, 3, 2)
+        steps[1, 0, 0] = 1e6
+        one = StepThrough.points(steps, extent=EXTENT)
+        assert one.spec["says"][0][1] == "Step 1 of 1. 1 of 3 points lies outside the picture."
 
     def test_tracks_are_stored_in_order(self):
         widget = StepThrough.points(

@@ -284,13 +284,34 @@ function put(state, path, value) {
 }
 
 /** The model that a widget's script gets, from its entry in the stored state. */
-export async function revivedModel(entry, more = {}) {
+export async function revivedModel(entry, more = {}, answer = answerWithModel) {
   const stored = structuredClone(entry.state);
   const state = Object.assign(Object.create(null), stored, { in_page: true, ...more });
   await Promise.all(
     (entry.buffers || []).map(async (buffer) => put(state, buffer.path, await binary(buffer))),
   );
-  return new PageModel(state, answerWithModel);
+  return new PageModel(state, answer);
+}
+
+const TOUCHES = ["pointerover", "pointerdown", "touchstart", "focusin", "keydown"];
+
+/** Answers once the reader has come to the widget with pointer, finger or keyboard: until then the
+ * page loads neither engine nor model. */
+function answerWhenTouched(figure) {
+  const touched = new Promise((resolve) => {
+    for (const kind of TOUCHES)
+      figure.addEventListener(kind, resolve, { once: true, passive: true });
+  });
+  let here = false;
+  touched.then(() => (here = true));
+  return async (model, content, buffers) => {
+    if (!here) {
+      const text = "Drag in the picture, or move a slider. Your browser then loads the model.";
+      model.emit("msg:custom", { kind: "wait", text }, []);
+      await touched;
+    }
+    return answerWithModel(model, content, buffers);
+  };
 }
 
 /** Puts the live widget in the place of its still picture; the picture stays if that fails. */
@@ -298,7 +319,11 @@ export async function revive(figure, entry) {
   const image = figure.querySelector("img");
   try {
     const [model, module] = await Promise.all([
-      revivedModel(entry, { poster_address: image?.src }),
+      revivedModel(
+        entry,
+        { poster_address: image?.src },
+        "gdmPatient" in settings ? answerWhenTouched(figure) : answerWithModel,
+      ),
       importScript(entry.state._esm),
     ]);
     const widget =

@@ -84,7 +84,7 @@ def _in_place(activation: nn.Module) -> nn.Module:
 def sequential(
     net: MaskedNetwork, rule: Rule, start: Tensor, context: Tensor | None = None, order: int = 0
 ) -> Tensor:
-    """What ``sequential_naive`` computes, for the cost of one pass in all.
+    """What ``sequential_naive`` computes, with the arithmetic of one pass in all.
 
     With a new variable of place ``d`` the units of degree ``d`` can be computed, once and for all:
     they see nothing later. Sorted by degree they are consecutive rows, and so is all that they

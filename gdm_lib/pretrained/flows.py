@@ -6,16 +6,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from gdm_lib.flows.glow import Glow
-    from gdm_lib.flows.realnvp import RealNVP
 
-__all__ = ["realnvp_letters", "glow_glyphs"]  # noqa: RUF022  (in the order of the chapters)
-
-
-def realnvp_letters() -> RealNVP:
-    """Letters of ``data.glyphs.GLYPHS`` in 16 grey levels."""
-    from gdm_lib.flows.realnvp import RealNVP
-
-    return RealNVP.image((1, 16, 16), levels=16, scales=3, hidden=24, blocks=1)
+__all__ = ["glow_glyphs"]
 
 
 def glow_glyphs() -> Glow:

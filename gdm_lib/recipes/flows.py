@@ -9,28 +9,29 @@ import torch
 from torch import nn
 from torch.optim import Adam
 
-from gdm_lib.bijections import Dequantise, Flow
+from gdm_lib.bijections import Dequantise
 from gdm_lib.data import glyphs
 from gdm_lib.data.levels import quantise
+from gdm_lib.flows.glow import Glow
 from gdm_lib.recipes import Recipe
 from gdm_lib.recipes._measure import bits
 from gdm_lib.training import cosine, fit
 
-__all__ = ["glow_glyphs", "realnvp_letters"]
+__all__ = ["glow_glyphs"]
 
 
 def _levels(model: nn.Module) -> int:
-    return cast(Dequantise, cast(Flow, model).dequantise).levels
+    return cast(Dequantise, cast(Glow, model).dequantise).levels
 
 
-def _train_letters(model: nn.Module, steps: int, batch: int) -> dict[str, Any]:
-    items = 60_000
+def _train_glow(model: nn.Module) -> dict[str, Any]:
+    steps, items = 12_000, 60_000
     levels = _levels(model)
     fit(
         model,
         quantise(glyphs.load(items, 0, **glyphs.GLYPHS).train.x, levels),
         steps=steps,
-        batch_size=batch,
+        batch_size=64,
         optimizer=partial(Adam, lr=2e-3),
         schedule=cosine(steps),
         clip_grad_norm=50.0,
@@ -38,25 +39,16 @@ def _train_letters(model: nn.Module, steps: int, batch: int) -> dict[str, Any]:
     return {
         "data": f"glyphs: {items:,} capitals, 16x16, upright fonts in two weights",
         "grey levels": levels,
-        "batch size": batch,
+        "batch size": 64,
         "steps": steps,
     }
 
 
-def _train_glow(model: nn.Module) -> dict[str, Any]:
-    return _train_letters(model, 12_000, 64)
-
-
-def _train_realnvp(model: nn.Module) -> dict[str, Any]:
-    return _train_letters(model, 5000, 32)
-
-
-def _evaluate_letters(model: nn.Module) -> dict[str, float]:
+def _evaluate_glow(model: nn.Module) -> dict[str, float]:
     x = quantise(glyphs.load(0, 2000, **glyphs.GLYPHS).test.x, _levels(model))
     with torch.no_grad():
-        nats = -cast(Flow, model).log_prob(x, generator=torch.Generator().manual_seed(0))
+        nats = -cast(Glow, model).log_prob(x, generator=torch.Generator().manual_seed(0))
     return bits(nats, x)
 
 
-glow_glyphs = Recipe(_train_glow, _evaluate_letters)
-realnvp_letters = Recipe(_train_realnvp, _evaluate_letters)
+glow_glyphs = Recipe(_train_glow, _evaluate_glow)

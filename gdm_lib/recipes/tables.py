@@ -41,7 +41,7 @@ from gdm_lib.data.levels import to_levels
 from gdm_lib.training import NonFiniteLossError, cosine, fit
 from gdm_lib.viz import families
 
-__all__ = ["FAMILIES", "RATES", "SEEDS", "STEPS", "Entry", "measure", "table"]
+__all__ = ["FAMILIES", "RATES", "SEEDS", "STEPS", "Entry", "Parts", "measure", "table"]
 
 SHAPE = (1, 8, 8)
 TRAIN = 1200

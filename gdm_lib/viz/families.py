@@ -26,9 +26,9 @@ MAX_BYTES = 100_000
 NAME = re.compile(r"[a-z]+")
 
 ABSENT = {
-    "flows": "Figures of flows are upper bounds, because the levels are dequantised. Planar and "
-    "radial flows and IAF are absent: they model posteriors, and are made to give the density of "
-    "their own samples and not of given data.",
+    "flows": "The flows' numbers are upper bounds, because the levels are dequantised. Planar "
+    "flows, radial flows and IAF are missing because they are made for posteriors: they give the "
+    "density of their own samples, not of given data.",
 }
 """What a family's caption adds."""
 

@@ -47,6 +47,8 @@ def test_the_start_page_is_light_until_a_reader_touches_its_widget(visitor, site
     # The still picture is there, and the line beneath says what to do.
     assert root.locator(".gdm-still").evaluate("image => image.naturalWidth") > 100
     assert "Drag in the picture" in root.locator(".gdm-status").inner_text()
+    turning = "r => getComputedStyle(r.querySelector('.gdm-status'), '::before').display"
+    assert root.evaluate(turning) == "none"
     assert sum(got.values()) <= LIGHT, sorted(got.items(), key=lambda item: -item[1])[:5]
     assert [name for name in got if name.endswith(HEAVY)] == []
 
@@ -56,6 +58,7 @@ def test_the_start_page_is_light_until_a_reader_touches_its_widget(visitor, site
     pad.tap(position=spot) if size[0] < 500 else pad.click(position=spot)
     root.and_(page.locator("[data-gdm-pictures]")).wait_for(timeout=30_000)
     settle(page, root)
+    assert page.locator("[data-gdm-untouched]").count() == 0
     assert "z₁ -1.2" in root.locator(".gdm-status").inner_text().replace("−", "-")
     assert {kind for kind in HEAVY if any(name.endswith(kind) for name in got)} == set(HEAVY[:3])
     before = pictures(root)

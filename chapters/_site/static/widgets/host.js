@@ -303,7 +303,11 @@ function answerWhenTouched(figure) {
       figure.addEventListener(kind, resolve, { once: true, passive: true });
   });
   let here = false;
-  touched.then(() => (here = true));
+  figure.dataset.gdmUntouched = ""; // it waits for the reader, and nothing turns
+  touched.then(() => {
+    here = true;
+    delete figure.dataset.gdmUntouched;
+  });
   return async (model, content, buffers) => {
     if (!here) {
       const text = "Drag in the picture, or move a slider. Your browser then loads the model.";

@@ -163,7 +163,7 @@ def test_a_page_works_fits_and_does_not_jump(visitor, site, name, size):
 
 def test_a_page_that_turns_dark_looks_as_one_that_was_dark_from_the_start(visitor, site):
     """So the test above may change the theme of a page instead of loading it once more."""
-    seen = []
+    pages = []
     for start in ("light", "dark"):
         visit = visitor(color_scheme=start)
         open_page(visit, f"{site}/chapters/appendix/widgets.html")
@@ -174,6 +174,10 @@ def test_a_page_that_turns_dark_looks_as_one_that_was_dark_from_the_start(visito
         page.emulate_media(color_scheme="dark")
         wait_until(page, "document.documentElement.dataset.theme === 'dark'")
         page.evaluate("scrollTo(0, 0)")
-        seen.append(at_rest(page))
+        pages.append(page)
         assert visit.errors == []
+    for _ in range(5):  # a picture may be drawn once more while the other page is looked at
+        seen = [at_rest(page) for page in pages]
+        if seen[0] == seen[1]:
+            break
     assert seen[0] == seen[1]

@@ -7,10 +7,13 @@ fold, equations their numbers. JupyterLab's *Save and Export Notebook As* and, i
 
 from __future__ import annotations
 
+import base64
 import html
+import mimetypes
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from nbconvert.preprocessors import Preprocessor
@@ -20,6 +23,7 @@ from chapters._tools.markdown import EQUATION, FENCE, LABEL, OPTION, closing, op
 
 __all__ = ["Readable"]
 
+SITE = Path(__file__).parents[1] / "_site"
 VIEW = "application/vnd.jupyter.widget-view+json"
 NUMBERED = {"exercise": "Exercise", "prf:theorem": "Theorem"}
 FOLDED = {"solution": "Solution", "prf:proof": "Proof"}
@@ -100,7 +104,8 @@ def _box(
 ) -> list[str]:
     """What a directive says, with a title in bold; folded where the chapter folds it."""
     if name == "image":
-        return [f"![{given.get('alt', '')}]({title})"]
+        alt = html.escape(given.get("alt", ""))
+        return [f'<img alt="{alt}" src="{_embedded(title)}">']
     if name in NUMBERED:
         head = labels.get(given.get("label", ""), NUMBERED[name])
         return [f"**{head}. {title}**", "", *body]
@@ -111,6 +116,15 @@ def _box(
     if name in FOLDED or "dropdown" in given.get("class", ""):
         return [f"<details><summary>{html.escape(head)}</summary>", "", *body, "", "</details>"]
     return [f"**{head}**", "", *body]
+
+
+def _embedded(address: str) -> str:
+    """A diagram as data, since a page that is passed on has only itself."""
+    inside = address.partition("_site/")[2]
+    if not inside:
+        return address
+    kind = mimetypes.guess_type(inside)[0]
+    return f"data:{kind};base64,{base64.b64encode((SITE / inside).read_bytes()).decode()}"
 
 
 def _inline(line: str, labels: Mapping[str, str]) -> str:

@@ -8,4 +8,3 @@ if (root / "chapters" / "_tools" / "export.py").exists():
     sys.path.append(str(root))
     c = get_config()  # type: ignore[name-defined]  # noqa: F821
     c.HTMLExporter.preprocessors = ["chapters._tools.export.Readable"]
-    c.HTMLExporter.embed_images = True  # a page that is passed on has only itself

@@ -57,7 +57,7 @@ lint: $(READY)  ## check style, types and chapters' form; nothing is executed
 	@$(PY) tests/stages.py lint chapters
 
 clean:  ## remove what can be made again, .venv too
-	rm -rf .venv _build .mypy_cache .ruff_cache .pytest_cache chapters/_site/node_modules
+	rm -rf .venv _build .mypy_cache .ruff_cache .pytest_cache .hypothesis chapters/_site/node_modules
 
 # -- set-up
 

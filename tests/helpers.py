@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import random
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import hypothesis
 import torch
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from gdm_lib.autoregression import Autoregressive, Place
@@ -28,6 +31,26 @@ def same_weights() -> Iterator[None]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         yield
+
+
+def hostile(check: Callable[[random.Random], None], count: int = 1000, part: int = 0) -> None:
+    """Run a check with that many dice, which hypothesis throws: the same in each run.
+
+    What fails is made as small as it can be, and told throw by throw.
+
+    Args:
+        check: makes something hostile with its dice and asserts how it ends. It may be run again.
+        count: how often.
+        part: another part has other throws.
+    """
+    settings = hypothesis.settings(
+        max_examples=count,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )
+    dice = st.randoms(note_method_calls=True, use_true_random=False)
+    hypothesis.seed(part)(settings(hypothesis.given(dice)(check)))()
 
 
 def loud(module: nn.Module, std: float | None = None) -> Any:

@@ -1,8 +1,8 @@
 """A thousand hostile files to each loader, and hostile arguments to the command.
 
 Each ends with a named error that says what to do, or with the right value. The files are made from
-sound ones with the random numbers of a fixed seed. Nothing may hang, change what lies on the disk,
-leave a temporary file, or give a wrong value without a word.
+sound ones with hypothesis's dice, see ``helpers.hostile``. Nothing may hang, change what lies on
+the disk, leave a temporary file, or give a wrong value without a word.
 """
 
 import dataclasses
@@ -17,47 +17,60 @@ import socketserver
 import tarfile
 import threading
 import wave
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import assume
 
 from gdm_lib import _tensorfile, cli, pretrained
 from gdm_lib.data import DataError, _download, fsdd, glyphs, mnist
 from gdm_lib.data._download import RemoteFile, fetch
+from tests.helpers import hostile
 
 COUNT = 1000
 
 
-def damaged(content: bytes, count: int, seed: int) -> Iterator[bytes]:
-    """Copies that were cut off, lengthened, overwritten, shuffled, or had bits flipped."""
-    dice = random.Random(seed)
-    for _ in range(count):
-        copy = bytearray(content)
-        place = dice.randrange(len(copy))
-        match dice.randrange(8):
-            case 0:
-                del copy[place:]
-            case 1:
-                copy += dice.randbytes(dice.choice((1, 8, 1000)))
-            case 2:
-                copy[place] ^= 1 << dice.randrange(8)
-            case 3:
-                copy[place : place + 8] = dice.choice((b"\0" * 8, b"\xff" * 8, dice.randbytes(8)))
-            case 4:
-                del copy[place : place + dice.randrange(1, 20)]
-            case 5:
-                other = dice.randrange(len(copy))
-                copy[place:place] = copy[other : other + 50]
-            case 6:
-                for _ in range(dice.randrange(2, 30)):
-                    copy[dice.randrange(len(copy))] = dice.randrange(256)
-            case 7:
-                copy = bytearray(dice.randbytes(dice.randrange(200)))
-        if copy != content:
-            yield bytes(copy)
+def damaged(content: bytes, dice: random.Random) -> bytes:
+    """A copy that was cut off, lengthened, overwritten, shuffled, or had bits flipped."""
+    copy = bytearray(content)
+    place = dice.randrange(len(copy))
+    match dice.randrange(8):
+        case 0:
+            del copy[place:]
+        case 1:
+            copy += dice.randbytes(dice.choice((1, 8, 1000)))
+        case 2:
+            copy[place] ^= 1 << dice.randrange(8)
+        case 3:
+            copy[place : place + 8] = dice.choice((b"\0" * 8, b"\xff" * 8, dice.randbytes(8)))
+        case 4:
+            del copy[place : place + dice.randrange(1, 20)]
+        case 5:
+            other = dice.randrange(len(copy))
+            copy[place:place] = copy[other : other + 50]
+        case 6:
+            for _ in range(dice.randrange(2, 30)):
+                copy[dice.randrange(len(copy))] = dice.randrange(256)
+        case 7:
+            copy = bytearray(dice.randbytes(dice.randrange(200)))
+    assume(copy != content)
+    return bytes(copy)
+
+
+def test_a_thousand_are_damaged_and_a_fault_in_one_is_found() -> None:
+    made: list[bytes] = []
+    hostile(lambda dice: made.append(damaged(b"sound" * 20, dice)))
+    assert len(made) >= COUNT
+    assert len(set(made)) > COUNT / 2  # some are short
+
+    def check(dice: random.Random) -> None:
+        assert damaged(b"sound" * 20, dice)[50:51] == b"s", "one that was overwritten there"
+
+    with pytest.raises(AssertionError, match="overwritten there"):
+        hostile(check)
 
 
 def on_disk(folder: Path) -> dict[str, bytes]:
@@ -119,22 +132,30 @@ def refused(path: Path, folder: Path) -> bool:
 
 def test_damaged_weights(weights: Path) -> None:
     path = weights / "toy/small.safetensors"
-    for content in damaged(path.read_bytes(), COUNT, 1):
-        path.write_bytes(content)
+    content = path.read_bytes()
+
+    def check(dice: random.Random) -> None:
+        path.write_bytes(damaged(content, dice))
         assert refused(path, weights)
+
+    hostile(check)
 
 
 def test_damaged_weights_that_their_record_vouches_for(weights: Path) -> None:
     """As somebody would write them on purpose: then it is the format that must hold."""
     path = weights / "toy/small.safetensors"
     record = pretrained.record("toy/small", directory=weights)
-    accepted = 0
-    for content in damaged(path.read_bytes(), COUNT, 2):
-        path.write_bytes(content)
-        told = record | {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-        write_record(weights, told)
-        accepted += not refused(path, weights)
-    assert 0 < accepted < COUNT / 2  # other numbers, in the same places
+    content = path.read_bytes()
+    ended = []
+
+    def check(dice: random.Random) -> None:
+        other = damaged(content, dice)
+        path.write_bytes(other)
+        write_record(weights, record | {"bytes": len(other), "sha256": digest(other)})
+        ended.append(refused(path, weights))
+
+    hostile(check)
+    assert 0 < ended.count(False) < COUNT / 2  # other numbers, in the same places
 
 
 def write_record(folder: Path, told: dict[str, Any]) -> None:
@@ -146,12 +167,16 @@ def test_damaged_records(weights: Path) -> None:
     path = weights / "toy/small.json"
     right = pretrained.record("toy/small", directory=weights)
     other = pretrained.load("toy/other", directory=weights)
-    for i, content in enumerate(damaged(path.read_bytes(), COUNT, 3)):
-        path.write_bytes(content)
+    content = path.read_bytes()
+
+    def check(dice: random.Random) -> None:
+        path.write_bytes(damaged(content, dice))
         if not refused(path, weights):  # a line break for a space, say
             assert pretrained.record("toy/small", directory=weights) == right
-        if i % 10 == 0:  # a model that has nothing to do with it
+        if dice.randrange(10) == 0:  # a model that has nothing to do with it
             assert pretrained.identify(other, directory=weights) == "toy/other"
+
+    hostile(check)
 
 
 DEEP = "[" * 20_000 + "]" * 20_000
@@ -252,20 +277,24 @@ def test_damaged_downloads_and_caches(cache: Path, tmp_path: Path) -> None:
     content = random.Random(4).randbytes(3000)
     file = RemoteFile("set/file", ("http://127.0.0.1:9/",), digest(content), len(content))
     source, place = tmp_path / "mirror/set/file", cache / "set/file"
-    for i, other in enumerate(damaged(content, COUNT, 5)):
+
+    def check(dice: random.Random) -> None:
+        other = damaged(content, dice)
         put(source, other)
         place.unlink(missing_ok=True)
-        if i % 2:
+        if dice.random() < 0.5:
             put(place, other)
         before = on_disk(tmp_path)
         _, told = tried(DataError, fetch, file)
         assert str(place) in told
         assert source.as_uri() in told
         assert on_disk(tmp_path) == before
-        if i % 10 == 1:  # and when the source is sound again
+        if dice.randrange(10) == 0:  # and when the source is sound again
             put(source, content)
             assert fetch(file).read_bytes() == content
             assert [path.name for path in place.parent.iterdir()] == ["file"]
+
+    hostile(check)
 
 
 class Answers(socketserver.StreamRequestHandler):
@@ -295,18 +324,22 @@ def test_damaged_answers(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             address = f"http://127.0.0.1:{server.server_address[1]}"
             monkeypatch.setenv("GDM_MIRROR", address)
             file = RemoteFile("set/file", (), digest(content), len(content))
-            for i, answer in enumerate(sound):
-                for other in (answer, *damaged(answer, COUNT // 10, 17 + i)):
-                    server.answers = [other] * 6  # a redirection may lead back here
-                    path, told = tried(DataError, fetch, file)
-                    if told:
-                        assert f"{address}/set/file: " in told
-                        assert not cache.exists()
-                    else:
-                        assert path.read_bytes() == content
-                        path.unlink()
-                        path.parent.rmdir()
-                        cache.rmdir()
+
+            def check(dice: random.Random) -> None:
+                answer = dice.choice(sound)
+                other = answer if dice.randrange(50) == 0 else damaged(answer, dice)
+                server.answers = [other] * 6  # a redirection may lead back here
+                path, told = tried(DataError, fetch, file)
+                if told:
+                    assert f"{address}/set/file: " in told
+                    assert not cache.exists()
+                else:
+                    assert path.read_bytes() == content
+                    path.unlink()
+                    path.parent.rmdir()
+                    cache.rmdir()
+
+            hostile(check)
         finally:
             server.shutdown()
             thread.join()
@@ -322,19 +355,23 @@ def test_damaged_idx_files(tmp_path: Path) -> None:
     data = random.Random(6).randbytes(2 * 28 * 28)
     sound = idx((2, 28, 28), data)
     packed = gzip.compress(sound, mtime=0)
-    inner = (gzip.compress(other, 1) for other in damaged(sound, COUNT // 2, 7))
-    for content in (*damaged(packed, COUNT, 8), *inner):
+
+    def check(dice: random.Random) -> None:
+        inside = dice.random() < 0.3
+        content = gzip.compress(damaged(sound, dice), 1) if inside else damaged(packed, dice)
         path.write_bytes(content)
         images, told = tried(DataError, mnist._read_idx, path)
         if told:
             assert str(path) in told
             assert "delete it and load it again" in told
-            continue
+            return
         # Other pixels, which the checksum of the file is there for; or nothing but another header
         # of gzip's.
         assert images.dtype == torch.uint8
         unpacked = gzip.decompress(content)
         assert unpacked == idx(tuple(images.shape), images.numpy().tobytes())
+
+    hostile(check)
 
 
 def wav(samples: bytes) -> bytes:
@@ -369,17 +406,18 @@ def test_damaged_archives(recordings: dict[str, bytes], cache: Path, tmp_path: P
     expected = dataclasses.replace(fsdd.RECORDINGS, sha256=digest(content), size=len(content))
     sound = tar(recordings)
     source = tmp_path / "mirror/fsdd/fsdd.tar.xz"
-    for packed in (gzip.compress(sound, mtime=0), lzma.compress(sound)):
-        assert fsdd._unpack(packed) == content
-    archives = [
-        *damaged(gzip.compress(sound, mtime=0), COUNT // 4, 10),
-        *damaged(lzma.compress(sound), COUNT // 4, 11),
-        *(gzip.compress(other, 1) for other in damaged(sound, COUNT, 12)),
-    ]
-    for i, archive in enumerate(archives):
+    packed = gzip.compress(sound, mtime=0), lzma.compress(sound)
+    for archive in packed:
+        assert fsdd._unpack(archive) == content
+
+    def check(dice: random.Random) -> None:
+        if dice.random() < 0.4:
+            archive = damaged(dice.choice(packed), dice)
+        else:
+            archive = gzip.compress(damaged(sound, dice), 1)
         unpacked, told = tried(ValueError, fsdd._unpack, archive)
         assert told or len(unpacked) < 2 * len(sound)
-        if i % 5 == 0:  # what is kept is what the checksum is of
+        if dice.randrange(5) == 0:  # what is kept is what the checksum is of
             put(source, archive)
             before = on_disk(tmp_path)
             _, told = tried(DataError, fetch, expected)
@@ -390,21 +428,27 @@ def test_damaged_archives(recordings: dict[str, bytes], cache: Path, tmp_path: P
                 assert source.as_uri() in told
             assert on_disk(tmp_path) == before
 
+    hostile(check)
+
 
 def test_damaged_recordings(recordings: dict[str, bytes], tmp_path: Path) -> None:
     """As if the checksum had been taken of something else."""
     path = tmp_path / "recordings.wavs"
-    for content in damaged(b"".join(recordings.values()), COUNT, 13):
-        path.write_bytes(content)
+    content = b"".join(recordings.values())
+
+    def check(dice: random.Random) -> None:
+        path.write_bytes(damaged(content, dice))
         sounds, told = tried(DataError, fsdd._read_wavs, path)
         if told:
             assert str(path) in told
             assert "load it again" in told
-            continue
+            return
         assert len(sounds) == len(recordings)
         for sound in sounds.values():
             assert sound.dtype == torch.float32
             assert sound.abs().max() <= 1
+
+    hostile(check)
 
 
 # -- the cache of drawn glyphs
@@ -425,14 +469,18 @@ def test_a_damaged_cache_of_glyphs_is_drawn_anew(cache: Path) -> None:
     content = path.read_bytes()
     shapes = {"train": (2, 1, 8, 8), "test": (1, 1, 8, 8)}
     levels = glyphs._kept(path, shapes)
-    for i, other in enumerate(damaged(content, COUNT, 14)):
+
+    def check(dice: random.Random) -> None:
+        other = damaged(content, dice)
         path.write_bytes(other)
         kept = glyphs._kept(path, shapes)
         assert kept is None or same(kept, levels)  # only the header is spelt another way
-        if i % 20 == 0:
+        if dice.randrange(20) == 0:
             assert same(drawn(), right)
             assert list((cache / "glyphs").iterdir()) == [path]
             assert path.read_bytes() == (content if kept is None else other)
+
+    hostile(check)
 
 
 def test_a_cache_of_glyphs_with_other_pictures_is_drawn_anew(cache: Path) -> None:
@@ -517,9 +565,9 @@ def test_hostile_arguments(
     (tmp_path / "work").mkdir()
     (tmp_path / "work/file").touch()
     monkeypatch.chdir(tmp_path / "work")
-    dice = random.Random(15)
-    stored = 0
-    for _ in range(COUNT):
+    stored = []
+
+    def check(dice: random.Random) -> None:
         arguments = dice.choices(WORDS, k=dice.randrange(5))
         if dice.random() < 0.7:
             arguments = [dice.choice(("data", "train", "where")), *arguments]
@@ -538,7 +586,9 @@ def test_hostile_arguments(
             assert on_disk(tmp_path) == before, arguments
         else:
             assert told.err == ""
-            stored += "of training" in told.out
-    assert stored  # some were sound
+            stored.append("of training" in told.out)
+
+    hostile(check)
+    assert any(stored)  # some were sound
     assert not list(tmp_path.rglob("*.part"))
     assert not cache.exists()

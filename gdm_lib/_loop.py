@@ -177,6 +177,7 @@ def run(
         valid: evaluated by the loss of the only player.
         config: facts of the callers that a checkpoint must agree with to be resumed.
     """
+    plain = fabric is None
     fabric = _fabric_of(turns[0].parameters[0].device) if fabric is None else fabric
     if not isinstance(fabric, Fabric):
         raise ValueError(f"fabric must be a lightning_fabric.Fabric, got {fabric!r}")
@@ -284,7 +285,9 @@ def run(
         games = {}
         for player in players:
             _let_play(player, players)  # what averages gradients asks now whose these are
-            games[player.method] = _Game(*fabric.setup(_Loss(model, player), player.optimizer))
+            pair = _Loss(model, player), player.optimizer
+            # In a plain run Fabric's wrappers would change nothing, and take time at every step.
+            games[player.method] = _Game(*(pair if plain else fabric.setup(*pair)))
         if resume:
             with together(fabric):
                 state = saved.read(total)
@@ -559,7 +562,7 @@ class _Loss(nn.Module):
 
 
 class _Game(NamedTuple):
-    """A player as Fabric set it up."""
+    """A player, as Fabric set it up where the caller gave one."""
 
     loss: nn.Module
     stepper: Optimizer
@@ -618,7 +621,7 @@ def _terms(loss: nn.Module, part: Batch) -> Any:
         told = str(error)
         refused = told.startswith(("y must be None", "context must be None"))
         if isinstance(error, TypeError):
-            inner = cast(_Loss, cast(Any, loss).module)
+            inner = cast(_Loss, getattr(loss, "module", loss))  # as Fabric wrapped it, or bare
             method = f"model.{inner.player.method}"
             refused = not _takes_two(getattr(inner.model, inner.player.method))
             told = f"{method} takes no y"

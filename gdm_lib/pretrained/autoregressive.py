@@ -8,10 +8,12 @@ from torch import nn
 
 if TYPE_CHECKING:
     from gdm_lib.autoregressive.gated_pixelcnn import GatedPixelCNN
+    from gdm_lib.autoregressive.pixelcnn import PixelCNN
     from gdm_lib.autoregressive.pixelcnn_pp import PixelCNNpp
     from gdm_lib.autoregressive.wavenet import WaveNet
 
 __all__ = [  # noqa: RUF022  (in the order of the chapters)
+    "pixelcnn_mnist",
     "gated_glyphs",
     "pp_digits",
     "pp_full",
@@ -20,6 +22,13 @@ __all__ = [  # noqa: RUF022  (in the order of the chapters)
     "pp_no_shortcuts",
     "wavenet_digits",
 ]
+
+
+def pixelcnn_mnist() -> PixelCNN:
+    """MNIST's digits, each pixel black from one half on and white below."""
+    from gdm_lib.autoregressive.pixelcnn import PixelCNN
+
+    return PixelCNN((1, 28, 28), levels=2, h=24, layers=12, head=64)
 
 
 def gated_glyphs() -> GatedPixelCNN:

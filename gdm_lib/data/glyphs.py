@@ -132,7 +132,8 @@ GLYPHS: dict[str, Any] = {
     "shift": 0.02,
 }
 """Arguments of ``load``: capitals of three upright families, each in two weights, 16x16. None is so
-wide that it leaves the picture (``flows/glow_glyphs``, ``autoregressive/gated_glyphs``)."""
+wide that it leaves the picture (``flows/glow_glyphs``, ``flows/realnvp_glyphs``,
+``autoregressive/gated_glyphs``)."""
 
 COLOUR_GLYPHS: dict[str, Any] = {**GLYPHS, "colour": True}
 """Arguments of ``load``: the same in colour (PixelCNN++'s ablations have their green channel)."""

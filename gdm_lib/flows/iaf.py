@@ -49,7 +49,7 @@ def shift_and_scale(m: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
 def gated(m: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
     """``z' = sigma z + (1 - sigma) m, sigma = sigmoid(s)`` (equations 13 and 14, algorithm 1).
 
-    A gate as an LSTM has: the update is a weighted mean of old value and new, and cannot grow.
+    A gate as an LSTM has: the update is a weighted mean of old value and new, so lies between them.
     ``1 - sigma`` is computed as ``sigmoid(-s)``, which keeps its digits where sigma is near 1.
     """
     return F.logsigmoid(s), torch.sigmoid(-s) * m
@@ -62,7 +62,7 @@ class AutoregressiveStep(nn.Module):
         net: an autoregressive network with two outputs for each variable, ``m`` and ``s``.
         update: what they do to a variable.
         s_bias: added to ``s``. The paper wants ``s`` to start at +1 or +2, so that a gated step
-            begins nearly as the identity.
+            begins by keeping most of the old value.
     """
 
     def __init__(self, net: MaskedMLP, update: Update = gated, *, s_bias: float = 0.0) -> None:

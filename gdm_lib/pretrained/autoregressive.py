@@ -28,7 +28,7 @@ def pixelcnn_mnist() -> PixelCNN:
     """MNIST's digits, each pixel black from one half on and white below."""
     from gdm_lib.autoregressive.pixelcnn import PixelCNN
 
-    return PixelCNN((1, 28, 28), levels=2, h=24, layers=12, head=64)
+    return PixelCNN((1, 28, 28), levels=2, h=32, layers=12, head=64)
 
 
 def gated_glyphs() -> GatedPixelCNN:

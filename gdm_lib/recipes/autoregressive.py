@@ -58,7 +58,7 @@ def _bits(model: nn.Module, x: Tensor, y: Tensor | None = None) -> dict[str, flo
 
 
 def _train_digits_in_ink(model: nn.Module) -> dict[str, Any]:
-    steps, batch = 8000, 16
+    steps, batch = 12_000, 16
     fit(
         model,
         to_levels(mnist.load().train.x, _levels(model)),

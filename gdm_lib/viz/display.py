@@ -13,6 +13,7 @@ import html
 import inspect
 import io
 import re
+import textwrap
 import tokenize
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -218,7 +219,8 @@ def show_source(*objects: Callable[..., Any] | type) -> None:
     inside brackets and comments, so that they fit a page.
 
     Args:
-        *objects: classes or functions; those of one module are shown under one heading.
+        *objects: classes or functions; those of one module are shown under one heading, and
+            methods of one class that follow each other under its first line.
 
     Raises:
         TypeError: if an object has no source in a file.
@@ -226,20 +228,35 @@ def show_source(*objects: Callable[..., Any] | type) -> None:
     """
     if not objects:
         raise ValueError("objects: expected at least one class or function, got none")
-    parts, module = [], None
+    text, module = "", None
+    owner: type | None = None
     for item in objects:
         try:
             source = inspect.cleandoc("\n" + inspect.getsource(item)).rstrip()
+            before, owner = owner, _owner(item)
+            above = "" if owner is None else inspect.getsource(owner)
         except (TypeError, OSError) as error:
             raise TypeError(
                 f"objects: expected classes or functions with a source file, got {item!r}"
             ) from error
+        if owner is not None:
+            source = textwrap.indent(source, "    ")
+            if owner is not before:
+                head = next(line for line in above.split("\n") if line.startswith("class "))
+                source = f"{head}\n{source}"
         if item.__module__ != module:
             module = item.__module__
             source = f"# {module.replace('.', '/')}.py\n\n{source}"
-        parts.append(wrap_source(source))
-    text = "\n\n\n".join(parts)
+        gap = "" if not text else "\n\n" if owner is not None and owner is before else "\n\n\n"
+        text += gap + wrap_source(source)
     _publish({"text/html": _coloured(text), "text/plain": text})
+
+
+def _owner(item: Any) -> type | None:
+    """The class of a module in which a method was written."""
+    name, _, method = item.__qualname__.partition(".")
+    owner = getattr(inspect.getmodule(item), name, None)
+    return owner if method == item.__name__ and isinstance(owner, type) else None
 
 
 def _coloured(source: str) -> str:

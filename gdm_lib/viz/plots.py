@@ -240,7 +240,7 @@ def training_curves(
     *,
     ylabel: str = "loss",
 ) -> Axes:
-    """Draw what training logged: a thin line for training, dots on a line for validation.
+    """Draw what training logged: a thin line for training, dots on a line for held-out data.
 
     Args:
         history: of ``gdm_lib.training.fit``, or anything with its four fields.
@@ -276,7 +276,7 @@ def training_curves(
                 history.valid[term],
                 color=colour,
                 marker="o",
-                label=f"{prefix}validation",
+                label=f"{prefix}held-out",
             )
     ax.set_xlabel("step")
     ax.set_ylabel(ylabel)

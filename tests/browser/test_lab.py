@@ -48,9 +48,9 @@ CHAPTERS = {
     "autoregressive/pixelcnn_pp": "PixelCNN++",
     "appendix/widgets": "the widgets",
 }
-WHOLE = ("vae/vae", "flows/planar_radial", "autoregressive/pixelrnn", "appendix/widgets")
+WHOLE = ("vae/vae", "flows/nice", "autoregressive/pixelrnn", "appendix/widgets")
 # Of the others, those whose widgets show what a training kept on its way need all of its steps.
-WHOLE_TRAININGS = ("flows/nice", "autoregressive/wavenet", "autoregressive/pixelcnn_pp")
+WHOLE_TRAININGS = ("autoregressive/wavenet", "autoregressive/pixelcnn_pp")
 PATIENCE_S = 300  # how long a chapter is waited for: what else the machine does must not decide
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 

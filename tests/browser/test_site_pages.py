@@ -19,6 +19,13 @@ VIOLATIONS = """window.gdmViolations = [];
   addEventListener("securitypolicyviolation", (event) =>
     window.gdmViolations.push(`${event.effectiveDirective} ${event.blockedURI}`));"""
 SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
+# The reference's pages are all made in one way: what fits a phone there fits a larger screen.
+VIEWS = [
+    (name, size)
+    for name in PAGES
+    for size in SIZES
+    if size == "phone" or not name.startswith("chapters/appendix/api/")
+]
 
 if not PAGES:
     pytest.skip("the site is not built: run `make book`", allow_module_level=True)
@@ -130,8 +137,7 @@ def every_control_moves_a_picture(page):
             print(f"widget {number}: {'; '.join(drive(page, figure.locator('.gdm')))}")
 
 
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize(("name", "size"), VIEWS)
 def test_a_page_works_fits_and_does_not_jump(visitor, site, name, size):
     """One load, for all that can be seen in one."""
     width, height = SIZES[size]

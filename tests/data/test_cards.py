@@ -68,6 +68,7 @@ def test_settings_of_the_glyphs_and_levels_of_the_models():
     assert f"`GLYPHS` ({len(glyphs.GLYPHS['characters'])} capitals" in text
     levels = {
         "flows/glow_glyphs": pretrained.build("flows/glow_glyphs").dequantise.levels,
+        "flows/realnvp_glyphs": pretrained.build("flows/realnvp_glyphs").dequantise.levels,
         "autoregressive/gated_glyphs": pretrained.build("autoregressive/gated_glyphs").levels,
         "autoregressive/pp_digits": pretrained.build("autoregressive/pp_digits").levels,
     }

@@ -4,6 +4,7 @@ import ast
 import base64
 import html
 import importlib
+import inspect
 import io
 import pkgutil
 import re
@@ -180,11 +181,25 @@ class TestShowSource:
         assert re.search(r":is\([^)]*\.k,[^)]*\)\{color:var\(--jp-mirror-editor-keyword", rules)
         assert "style=" not in code
 
-    def test_a_method_is_shown_without_its_indentation(self, capsys):
-        viz.show_source(Page.handle_data)
-        lines = capsys.readouterr().out.splitlines()
-        assert lines[2] == "def handle_data(self, data):"
-        assert lines[3] == "    if data.strip():"
+    def test_methods_stand_under_the_first_line_of_their_class(self, capsys):
+        viz.show_source(
+            Page.handle_starttag, Page.handle_data, display.wrap_source, Page.handle_data
+        )
+        text = capsys.readouterr().out
+        assert ast.parse(text)
+        first = next(line for line in inspect.getsource(Page).splitlines() if "class" in line)
+        assert text.splitlines()[2:4] == [first, "    def handle_starttag(self, tag, attrs):"]
+        assert "\n\n    def handle_data(self, data):\n        if data.strip():" in text
+        assert text.count(f"\n{first}\n") == 2  # and anew after what isn't of the class
+        assert "\n\n\n# gdm_lib/viz/display.py\n\ndef wrap_source(" in text
+
+    def test_a_function_and_a_local_class_keep_their_margin(self, capsys):
+        class Local:
+            def method(self):
+                return 1
+
+        viz.show_source(Local.method)
+        assert "\n\ndef method(self):\n    return 1" in capsys.readouterr().out
 
     def test_what_has_no_source_is_refused(self):
         with pytest.raises(TypeError, match="objects: expected classes or functions"):

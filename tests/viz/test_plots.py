@@ -156,7 +156,7 @@ class TestTrainingCurves:
     def test_a_term_without_validation_is_one_line(self):
         ax = viz.training_curves(self.history, ["loss", "rate"])
         labels = [line.get_label() for line in ax.lines]
-        assert labels == ["loss, training", "loss, validation", "rate, training"]
+        assert labels == ["loss, training", "loss, held-out", "rate, training"]
 
     def test_an_unknown_term_is_named(self):
         with pytest.raises(ValueError, match=r"terms: expected some of \['loss', 'rate'\].*kl"):

@@ -159,6 +159,7 @@ NOT_WHOLE = {
     "row_lstm": VALUES,
     "diagonal_bilstm": VALUES,
     "gated_pixelcnn": VALUES,
+    "gated_pixelcnn_of_categories": VALUES,
     "pixelcnn_pp": VALUES,
     "wavenet": VALUES,
 }

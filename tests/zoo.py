@@ -154,6 +154,13 @@ ZOO: dict[str, Animal] = {
         levels,
         CLASSES,
     ),
+    "gated_pixelcnn_of_categories": Animal(
+        lambda: GatedPixelCNN(
+            (1, 3, 3), levels=LEVELS, level_features=3, p=12, layers=2, first_kernel=3
+        ),
+        (1, 3, 3),
+        levels,
+    ),
     "pixelcnn_pp": Animal(
         lambda: PixelCNNpp(
             (1, 4, 4), levels=LEVELS, components=2, features=8, blocks=1, **embedded()

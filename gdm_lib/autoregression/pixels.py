@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gdm_lib._inputs import check_count
 from gdm_lib.autoregression.base import Autoregressive, Place, Rule
 from gdm_lib.likelihoods import Categorical
 from gdm_lib.nn import check_image, evaluates
@@ -34,6 +35,8 @@ class PixelModel(Autoregressive):
     Args:
         data_shape: ``(C, H, W)``.
         levels: 256 as in the paper, or fewer.
+        level_features: features that the network learns for each level of each colour, for levels
+            that are categories, such as codes; 0: it sees each level as a number in [-1, 1].
         context_dim: see ``Autoregressive``.
         embed: see ``Autoregressive``.
     """
@@ -43,14 +46,39 @@ class PixelModel(Autoregressive):
         data_shape: Sequence[int],
         levels: int = 256,
         *,
+        level_features: int = 0,
         context_dim: int = 0,
         embed: nn.Module | None = None,
     ) -> None:
         shape, likelihood = check_image("data_shape", data_shape), Categorical(levels)
+        check_count("level_features", level_features)
         super().__init__(shape, likelihood, levels, context_dim=context_dim, embed=embed)
+        self.embedding = nn.Embedding(shape[0] * levels, level_features) if level_features else None
+
+    @property
+    def seen(self) -> int:
+        """``C'``: features of a pixel that the network sees, those of a colour together."""
+        each = 1 if self.embedding is None else self.embedding.embedding_dim
+        return self.data_shape[0] * each
+
+    def seen_levels(self) -> Tensor:
+        """How the network sees each level of each colour: ``(C, levels, C' / C)``."""
+        if self.embedding is None:
+            device = next(self.parameters()).device
+            scaled = self.scaled(torch.arange(self.levels, device=device))
+            return scaled[:, None].expand(self.data_shape[0], -1, 1)
+        return self.embedding.weight.view(self.data_shape[0], self.levels, -1)
+
+    def image(self, x: Tensor) -> Tensor:
+        """What the network sees of levels: ``(B, C, H, W)`` -> ``(B, C', H, W)``."""
+        if self.embedding is None:
+            return self.scaled(x)
+        first = torch.arange(0, len(self.embedding.weight), self.levels, device=x.device)
+        return self.embedding(x + first[:, None, None]).movedim(-1, 2).flatten(1, 2)
 
     def features(self, image: Tensor, context: Tensor | None = None) -> Tensor:
-        """The network: an image in [-1, 1], ``(B, C, H, W)``, to logits ``(B, C * levels, H, W)``.
+        """The network: what it sees of an image, ``(B, C', H, W)``, to logits
+        ``(B, C * levels, H, W)``.
 
         ``context`` is as the method ``context`` returns it.
         """
@@ -63,7 +91,7 @@ class PixelModel(Autoregressive):
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Logits: levels ``(B, C, H, W)`` -> ``(B, levels, C, H, W)``."""
         self.check(x)
-        logits = self.features(self.scaled(x), self.context(y, len(x)))
+        logits = self.features(self.image(x), self.context(y, len(x)))
         return logits.unflatten(1, (self.data_shape[0], self.levels)).transpose(1, 2)
 
     def places(self, shape: Sequence[int]) -> Iterator[Place]:
@@ -77,8 +105,9 @@ class PixelModel(Autoregressive):
         """See ``Autoregressive``. Each layer keeps the features of the rows that it looks at."""
         count, height, width = self.data_shape
         x, step = self.blank(n), self.pixel(n, self.context(y, n))
-        scaled = self.scaled(torch.arange(self.levels, device=x.device))
-        nothing = scaled[x[:, :, 0, 0]]
+        table = self.seen_levels().flatten(0, 1)
+        first = torch.arange(0, len(table), self.levels, device=x.device)
+        nothing = table[x[:, :, 0, 0] + first].flatten(1)
         for i in range(height):
             step.next_row()
             for j in range(width):
@@ -87,7 +116,7 @@ class PixelModel(Autoregressive):
                 for c in range(count):
                     logits = step(pixel).view(n, count, self.levels)
                     x[:, c, i, j] = rule(logits[:, c], (c, i, j))
-                    pixel = scaled[x[:, :, i, j]]
+                    pixel = table[x[:, :, i, j] + first].flatten(1)
                 step.put(pixel)
         return x
 

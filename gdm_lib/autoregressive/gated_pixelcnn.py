@@ -147,6 +147,7 @@ class GatedPixelCNN(PixelModel):
         kernel: ``n``, odd; the paper's is 5 for ImageNet.
         first_kernel: that of the first layer, 7 as in PixelCNN.
         head: features between the last two 1x1 convolutions; ``2 p`` if left out.
+        level_features: see ``PixelModel``.
         context_dim: features of the context, see ``Autoregressive``.
         embed: makes the context of ``y``, see ``Autoregressive``.
     """
@@ -161,6 +162,7 @@ class GatedPixelCNN(PixelModel):
         kernel: int = 3,
         first_kernel: int = 7,
         head: int | None = None,
+        level_features: int = 0,
         context_dim: int = 0,
         embed: nn.Module | None = None,
     ) -> None:
@@ -171,9 +173,15 @@ class GatedPixelCNN(PixelModel):
         check_count("layers", layers)
         if head is not None:
             check_counts(head=head)
-        super().__init__(data_shape, levels, context_dim=context_dim, embed=embed)
+        super().__init__(
+            data_shape,
+            levels,
+            level_features=level_features,
+            context_dim=context_dim,
+            embed=embed,
+        )
         count = self.data_shape[0]
-        image, features = colours(count, count), colours(p, count)
+        image, features = colours(self.seen, count), colours(p, count)
         top = colours(2 * p if head is None else head, count)
         first = GatedLayer(image, p, count, first_kernel, context_dim=context_dim, first=True)
         rest = (

@@ -130,6 +130,7 @@ class PixelNetwork(PixelModel):
         h: half the features of the stream; the paper's is 128 for CIFAR-10, 16 for MNIST.
         head: features between the last two convolutions; the paper's is 1024 for CIFAR-10.
         kernel: side of the first convolution's kernel; the paper's is 7.
+        level_features: see ``PixelModel``.
     """
 
     def __init__(
@@ -141,13 +142,14 @@ class PixelNetwork(PixelModel):
         h: int = 128,
         head: int = 1024,
         kernel: int = 7,
+        level_features: int = 0,
     ) -> None:
         check_counts(h=h, head=head, kernel=kernel)
-        super().__init__(data_shape, levels)
+        super().__init__(data_shape, levels, level_features=level_features)
         count = self.data_shape[0]
         outer, top = colours(2 * h, count), colours(head, count)
         self.net = nn.Sequential(
-            MaskedConv2d(colours(count, count), outer, (kernel, kernel), strict=True),
+            MaskedConv2d(colours(self.seen, count), outer, (kernel, kernel), strict=True),
             *layers,
             nn.ReLU(),
             MaskedConv2d(outer, top, (1, 1)),
@@ -174,6 +176,7 @@ class PixelCNN(PixelNetwork):
         layers: residual blocks; the paper has 15 for CIFAR-10.
         head: see ``PixelNetwork``.
         kernel: see ``PixelNetwork``.
+        level_features: see ``PixelModel``.
     """
 
     def __init__(
@@ -185,9 +188,18 @@ class PixelCNN(PixelNetwork):
         layers: int = 15,
         head: int = 1024,
         kernel: int = 7,
+        level_features: int = 0,
     ) -> None:
         count, _, _ = check_image("data_shape", data_shape)
         check_counts(h=h)
         check_count("layers", layers)
         blocks = [ResidualBlock(h, count) for _ in range(layers)]
-        super().__init__(data_shape, blocks, levels=levels, h=h, head=head, kernel=kernel)
+        super().__init__(
+            data_shape,
+            blocks,
+            levels=levels,
+            h=h,
+            head=head,
+            kernel=kernel,
+            level_features=level_features,
+        )

@@ -249,6 +249,7 @@ class PixelRNN(PixelNetwork):
         layers: the paper has 12 for CIFAR-10, 7 for MNIST.
         head: see ``PixelNetwork``.
         kernel: see ``PixelNetwork``.
+        level_features: see ``PixelModel``.
     """
 
     def __init__(
@@ -261,9 +262,18 @@ class PixelRNN(PixelNetwork):
         layers: int = 12,
         head: int = 1024,
         kernel: int = 7,
+        level_features: int = 0,
     ) -> None:
         count, _, _ = check_image("data_shape", data_shape)
         check_counts(h=h)
         check_count("layers", layers)
         blocks = [ResidualLSTM(lstm(h, count), h, count) for _ in range(layers)]
-        super().__init__(data_shape, blocks, levels=levels, h=h, head=head, kernel=kernel)
+        super().__init__(
+            data_shape,
+            blocks,
+            levels=levels,
+            h=h,
+            head=head,
+            kernel=kernel,
+            level_features=level_features,
+        )

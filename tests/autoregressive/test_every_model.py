@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from gdm_lib.autoregression import Autoregressive
+from gdm_lib.autoregression import Autoregressive, PixelModel
 from gdm_lib.autoregressive.gated_pixelcnn import GatedPixelCNN
-from gdm_lib.autoregressive.pixelcnn import PixelCNN
+from gdm_lib.autoregressive.pixelcnn import MaskedConv2d, PixelCNN
 from gdm_lib.autoregressive.pixelcnn_pp import PixelCNNpp
 from gdm_lib.autoregressive.pixelrnn import DiagonalBiLSTM, PixelRNN, RowLSTM
 from gdm_lib.autoregressive.wavenet import WaveNet
@@ -155,6 +155,30 @@ CASES = {
         ),
         of_colours(gated_sees),
     ),
+    "pixelcnn_of_categories": Case(
+        lambda shape, levels, _=0: PixelCNN(shape, levels=levels, level_features=4, **SMALL),
+        of_colours(pixelcnn_sees),
+        classes=False,
+    ),
+    "row_lstm_of_categories": Case(
+        lambda shape, levels, _=0: PixelRNN(
+            shape, levels=levels, level_features=4, lstm=RowLSTM, **SMALL
+        ),
+        of_colours(row_lstm_sees),
+        classes=False,
+    ),
+    "gated_pixelcnn_of_categories": Case(
+        lambda shape, levels, classes=0: GatedPixelCNN(
+            shape,
+            levels=levels,
+            level_features=4,
+            p=12,
+            layers=2,
+            first_kernel=3,
+            **conditional(classes),
+        ),
+        of_colours(gated_sees),
+    ),
     "pixelcnn_pp": Case(
         lambda shape, levels, classes=0: PixelCNNpp(
             shape, levels=levels, components=2, features=8, blocks=1, **conditional(classes)
@@ -223,7 +247,9 @@ def slopes(model: Autoregressive, shape: Shape) -> dict[Shape, Tensor]:
     if len(shape) == 1:  # samples are embedded
         item = torch.randn(6, 6, *shape, generator=seeded(), dtype=torch.float64)
     else:
-        item = 2 * torch.rand(6, *shape, generator=seeded(), dtype=torch.float64) - 1
+        each = model.seen // shape[0] if isinstance(model, PixelModel) else 1
+        size = (6, shape[0] * each, *shape[1:])
+        item = 2 * torch.rand(size, generator=seeded(), dtype=torch.float64) - 1
     item.requires_grad_()
     out = model.features(item)
     if out.shape[1] == shape[0] * model.levels:
@@ -234,7 +260,9 @@ def slopes(model: Autoregressive, shape: Shape) -> dict[Shape, Tensor]:
         of_place = out[(..., *place)]
         (slope,) = torch.autograd.grad((of_place @ weights).sum(), item, retain_graph=True)
         slope = slope.abs().sum(0)
-        found[place] = slope.sum(0) if len(shape) == 1 else slope
+        found[place] = (
+            slope.sum(0) if len(shape) == 1 else slope.view(shape[0], -1, *shape[1:]).sum(1)
+        )
     return found
 
 
@@ -320,6 +348,34 @@ def test_the_class_reaches_every_place(name, shape):
         a, b = (model(x, torch.tensor([label])) for label in (0, 1))
     for place in model.places(shape):
         assert not torch.allclose(a[(..., *place)], b[(..., *place)]), place
+
+
+@pytest.mark.parametrize("build", [PixelCNN, PixelRNN, GatedPixelCNN])
+def test_a_category_is_seen_by_its_features_alone(build):
+    """Levels renamed in the data, in the features and in the outputs leave the density as it was;
+    levels that are numbers have an order, which can't be renamed."""
+    name = torch.tensor([2, 0, 3, 1])
+    x = torch.randint(4, (5, 3, 4, 4), generator=seeded())
+    for level_features in (0, 3):
+        model = build((3, 4, 4), levels=4, level_features=level_features, layers=1)
+        model = loud(model, 0.3)
+        with torch.no_grad():
+            expected = model.log_prob(x)
+            if model.embedding is not None:
+                weight = model.embedding.weight.view(3, 4, -1)
+                weight.copy_(weight[:, name.argsort()].clone())
+            last = next(m for m in reversed(list(model.modules())) if isinstance(m, MaskedConv2d))
+            for part in (last.weight, last.bias):
+                of_level = part.view(3, 4, -1)
+                of_level.copy_(of_level[:, name.argsort()].clone())
+            renamed = model.log_prob(name[x])
+        same = torch.allclose(renamed, expected, rtol=0, atol=1e-10)
+        assert same == (level_features > 0)
+
+
+def test_features_of_a_level_are_whole_numbers_from_zero():
+    with pytest.raises(ValueError, match="level_features must be at least 0, got -1"):
+        GatedPixelCNN((1, 3, 3), levels=4, level_features=-1)
 
 
 @ALL

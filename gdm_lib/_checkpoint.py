@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from lightning_fabric import Fabric
@@ -26,9 +26,7 @@ from torch.optim import Optimizer
 
 from gdm_lib import _tensorfile
 from gdm_lib._files import check_writable, read_plain, replacing
-
-if TYPE_CHECKING:
-    from gdm_lib._loop import History, Player
+from gdm_lib._players import History, Player
 
 __all__ = ["Checkpoint", "Kept", "State", "agree_on", "not_finite", "together"]
 

@@ -17,16 +17,9 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from gdm_lib import _loop, bijections
-from gdm_lib._batches import seed_of, source_of
-from gdm_lib._loop import (
-    Callback,
-    Data,
-    History,
-    Measure,
-    NonFiniteLossError,
-    Player,
-    Transform,
-)
+from gdm_lib._batches import Data, Transform, seed_of, source_of
+from gdm_lib._loop import Callback, Measure
+from gdm_lib._players import History, NonFiniteLossError, Player
 from gdm_lib.bijections import BatchNorm
 from gdm_lib.protocols import AdversarialModel
 

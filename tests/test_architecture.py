@@ -5,6 +5,7 @@ planted in a string.
 """
 
 import ast
+import graphlib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -20,7 +21,7 @@ LAYERS = (  # a module may import its own row and those before it
     {"metrics", "data", "viz"},  # viz stands low because it imports nothing of the library
     FAMILIES,
     {"pretrained"},
-    {"training", "_loop", "_batches", "_checkpoint"},
+    {"training", "_loop", "_batches", "_checkpoint", "_players"},
     {"widgets", "exercises"},
     {"recipes"},
     {"cli", "__main__"},
@@ -154,6 +155,20 @@ def imports_run_one_way(modules: Modules) -> list[str]:
     return faults
 
 
+def imports_make_no_circle(modules: Modules) -> list[str]:
+    """Not even for types alone. A package's ``__init__``, its face, may name what is in it."""
+    below = {
+        name: {other for other in imported(name, modules) if other in modules}
+        for name in modules
+        if not name.endswith(".__init__")
+    }
+    try:
+        graphlib.TopologicalSorter(below).prepare()
+    except graphlib.CycleError as error:
+        return [f"a circle: {' imports '.join(reversed(error.args[1]))}"]
+    return []
+
+
 def nothing_is_unpickled(modules: Modules) -> list[str]:
     """No ``pickle`` or what wraps it: loading one runs what its maker wrote."""
     faults = []
@@ -238,6 +253,7 @@ RULES: list[Rule] = [
     papers_state_their_number,
     papers_import_older_papers,
     imports_run_one_way,
+    imports_make_no_circle,
     nothing_is_unpickled,
     only_the_downloader_knows_the_network,
     the_public_is_documented,
@@ -326,6 +342,10 @@ PLANTED = [
     (papers_import_older_papers, "gdm_lib.flows.maf", "from .nice import x",
      "from gdm_lib.flows import x", "imports gdm_lib.flows, which is no room"),
     (imports_run_one_way, "gdm_lib.nn", '"""Nets."""', "from gdm_lib import training", "above"),
+    (imports_make_no_circle, "gdm_lib.nn", '"""Nets."""', "from gdm_lib import training",
+     "a circle: gdm_lib.(nn|training) imports gdm_lib.(nn|training) imports"),
+    (imports_make_no_circle, "gdm_lib.nn", '"""Nets."""',
+     "if TYPE_CHECKING:\n    from gdm_lib.flows.nice import x", "a circle: "),
     (imports_run_one_way, "gdm_lib.nn", '"""Nets."""', "import gdm_lib.flows.nice", "above"),
     (imports_run_one_way, "gdm_lib.adversarial", "from gdm_lib import nn",
      "from gdm_lib.gan.sagan import x", "imports gdm_lib.gan.sagan, which stands above"),

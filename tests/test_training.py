@@ -24,7 +24,7 @@ from gdm_lib.training import History, NonFiniteLossError, adam, cosine, fit, fit
 
 matplotlib.use("Agg")
 fit = partial(fit, progress=False)
-SPLITS = ("training", "validation")
+SPLITS = ("training", "held-out")
 SGD = partial(torch.optim.SGD, lr=0.1)
 
 

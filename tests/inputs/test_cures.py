@@ -43,8 +43,8 @@ from tests.inputs.follow import followed
 from tests.zoo import made
 
 OTHERS = (  # what reads files and the network, trains, or checks answers has tests of its own
-    "__main__.py", "_lazy.py", "_loop.py", "_batches.py", "_checkpoint.py", "_files.py",
-    "_tensorfile.py", "training.py",
+    "__main__.py", "_lazy.py", "_loop.py", "_batches.py", "_checkpoint.py", "_players.py",
+    "_files.py", "_tensorfile.py", "training.py",
     "cli.py", "pretrained", "recipes", "exercises", "widgets", "data/_download.py",
     "data/mnist.py", "data/fsdd.py", "viz/families.py",
 )  # fmt: skip

@@ -120,7 +120,7 @@ function plane(frame) {
   frame.changed = async () => {
     place();
     await draw();
-    await drawBackdrop();
+    if (!frame.failed) await drawBackdrop(); // what answers no point answers no background
   };
   place();
 }

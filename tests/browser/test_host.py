@@ -320,7 +320,7 @@ class TestModels:
         status.wait_for()
         visit.page.unroute(f"**/{name}", fail)
         status.get_by_role("button", name="Try again").click()
-        page.locator("[data-gdm-pictures]").wait_for(timeout=90_000)
+        page.locator("[data-gdm-pictures]").wait_for()
         root = page.locator(".gdm")
         settle(page, root)
         assert page.get_by_role("button", name="Try again").count() == 0

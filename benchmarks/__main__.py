@@ -7,7 +7,7 @@ import json
 import sys
 from dataclasses import asdict
 
-from benchmarks import Result, autoregressive, flows, training, widgets
+from benchmarks import Result, autoregressive, flows, training, vae, widgets
 from benchmarks.record import record
 
 BENCHMARKS = {
@@ -15,6 +15,7 @@ BENCHMARKS = {
     **autoregressive.BENCHMARKS,
     **widgets.BENCHMARKS,
     **training.BENCHMARKS,
+    **vae.BENCHMARKS,
 }
 
 

@@ -142,6 +142,8 @@ NOT_WHOLE = {
     "vae": VALUES,
     "flow_vae": VALUES,
     "vae_levels": VALUES,
+    "vqvae": VALUES,
+    "vqvae_averaged": VALUES,
     "nice_of_y": LABELS,
     "nice_levels": VALUES,
     "realnvp_of_y": LABELS,

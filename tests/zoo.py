@@ -23,7 +23,7 @@ from gdm_lib.flows.maf import bounded_scale
 from gdm_lib.flows.planar_radial import FlowEncoder, Planar
 from gdm_lib.likelihoods import Bernoulli, Categorical, Gaussian, IsotropicGaussian
 from gdm_lib.nn import ClassEmbedding
-from gdm_lib.vae import VAE
+from gdm_lib.vae import VAE, VQVAE
 from gdm_lib.vae.vae import Decoder
 from tests.helpers import seeded
 
@@ -102,6 +102,14 @@ ZOO: dict[str, Animal] = {
         lambda: VAE.mlp((1, 2, 3), 2, hidden=(8,), likelihood=Categorical(LEVELS)),
         (1, 2, 3),
         levels,
+    ),
+    "vqvae": Animal(
+        lambda: VQVAE.image((1, 4, 4), count=5, dim=3, width=6, likelihood=Bernoulli()),
+        (1, 4, 4),
+        bits,
+    ),
+    "vqvae_averaged": Animal(
+        lambda: VQVAE.image((1, 4, 4), count=5, dim=3, width=6, decay=0.9, restart=2), (1, 4, 4)
     ),
     "flow_vae": Animal(flow_vae, (6,), bits),
     "nice": Animal(lambda: NICE((6,), hidden=(8,)), (6,)),

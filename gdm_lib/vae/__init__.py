@@ -10,10 +10,12 @@ from gdm_lib._lazy import lazily
 
 if TYPE_CHECKING:
     from gdm_lib.vae.vae import VAE as VAE
+    from gdm_lib.vae.vqvae import VQVAE as VQVAE
 
 __getattr__, __dir__ = lazily(
     __name__,
     {
         "vae": ["VAE"],
+        "vqvae": ["VQVAE"],
     },
 )

@@ -224,7 +224,8 @@ def test_none_at_all(name):
         assert points.shape == (0, *x.shape[1:])
         assert log_q.shape == (0,)
     if hasattr(model, "encode"):
-        z = model.encode(x[:0], few) if hasattr(model, "draw") else model.encode(x[:0])[0]
+        z = model.encode(x[:0], few) if hasattr(model, "draw") else model.encode(x[:0])
+        z = z[0] if isinstance(z, tuple) else z
         assert len(z) == 0
         decoded = model.decode(z, few) if hasattr(model, "draw") else model.decode(z)
         assert len(decoded) == 0

@@ -349,10 +349,7 @@ class VQVAE(nn.Module):
         """
         z = self._encoded(x)
         if not bool(z.isfinite().all()):
-            raise ValueError(
-                "x must be encoded as finite vectors, got nan or infinite ones; look whether x or "
-                "the encoder's weights are finite"
-            )
+            raise ValueError("x must be encoded as finite vectors, got nan or infinite ones")
         codes: Tensor = self.quantiser(z)
         return codes
 

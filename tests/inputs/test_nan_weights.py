@@ -38,10 +38,12 @@ def test_one_weight_is_enough(name, odd):
 
 
 def test_what_overflows_is_still_impossible():
-    model = MAF(2, layers=4, hidden=(8,)).eval()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = MAF(2, layers=4, hidden=(8,)).eval()
     with torch.no_grad():
         for p in model.parameters():
-            p.mul_(30)
+            p.mul_(100)
         x = torch.tensor([[0.0, 0.0], [1e20, -1e20]])
         assert model.log_prob(x)[1] == -math.inf
         assert model.log_prob(x * math.nan).isnan().all()

@@ -222,6 +222,8 @@ def levels_of(levels: int, encode: Callable[[Tensor, str, int], str] = _grey) ->
     def step(value: Tensor, expression: str) -> tuple[str, Any, str]:
         wanted = f"levels 0 to {levels - 1}"
         if value.dtype == torch.int64:
+            if torch.compiler.is_exporting():  # a graph has no values to look at
+                return "", value, expression
             lowest, highest = _ends(value)
             if lowest >= 0 and highest < levels:
                 return "", value, expression

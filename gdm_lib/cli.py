@@ -87,12 +87,13 @@ def _line(told: object) -> str:
 
 
 def _data(names: Sequence[str]) -> None:
-    from gdm_lib.data import fsdd, mnist  # torch takes a second to import; --help needs none of it
+    from gdm_lib.data import dcss, fsdd, mnist  # torch takes a second to import; --help needs none
 
     sets = {
         "mnist": mnist.MNIST_FILES,
         "fashion_mnist": mnist.FASHION_FILES,
         "fsdd": (fsdd.RECORDINGS,),
+        "dcss": (dcss.TILES,),
     }
     if unknown := [name for name in names if name not in sets]:
         raise ValueError(f"there is no data set {unknown[0]!r} to fetch, only {', '.join(sets)}")

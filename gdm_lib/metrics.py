@@ -8,14 +8,16 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from gdm_lib.likelihoods import LOG_2PI
-from gdm_lib.nn import check_count, seeded
+from gdm_lib.nn import check_batch, check_count, evaluates, seeded
 from gdm_lib.protocols import Likelihood
 
 __all__ = [
     "Density",
+    "ImageClassifier",
     "active_units",
     "bits_per_dim",
     "dependence",
@@ -243,3 +245,57 @@ def log_prob_by_quadrature(
         log_joint = log_px_z.reshape(len(z), batch) + log_pz[:, None]
         total = torch.logaddexp(total, log_joint.logsumexp(0))
     return total + latent_dim * math.log(2 * radius / (points - 1))
+
+
+class ImageClassifier(nn.Module):
+    """A judge of pictures: which class is it, and how sure is that?
+
+    Three convolutions of stride 2 and two linear layers. It is trained on the data alone, apart
+    from the models that it judges; ``pretrained.load("metrics/letters")`` is one that has been.
+
+    Args:
+        classes: how many there are.
+        size: height and width of the images, a multiple of 8.
+    """
+
+    def __init__(self, classes: int, size: int = 32) -> None:
+        super().__init__()
+        check_count("classes", classes, 2)
+        check_count("size", size, 8)
+        if size % 8:
+            raise ValueError(f"size must be a multiple of 8 (three strides of 2), got {size}")
+        self.classes, self.size = classes, size
+
+        def layer(features_in: int, features_out: int) -> list[nn.Module]:
+            convolution = nn.Conv2d(features_in, features_out, 3, 2, 1)
+            return [convolution, nn.BatchNorm2d(features_out), nn.ReLU()]
+
+        self.features = nn.Sequential(
+            *(layer(3, 32) + layer(32, 64) + layer(64, 96)),
+            nn.Flatten(),
+            nn.Linear(96 * (size // 8) ** 2, 64),
+            nn.ReLU(),
+        )
+        self.last = nn.Linear(64, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits: images in [0, 1], ``(B, 1 or 3, size, size)``, -> ``(B, classes)``."""
+        grey = x.ndim == 4 and x.shape[1] == 1
+        check_batch("x", x, (1 if grey else 3, self.size, self.size))
+        return self.last(self.features(2 * x.expand(-1, 3, -1, -1) - 1))
+
+    def loss(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """Cross-entropy in nats, and the share of errors."""
+        logits = self(x)
+        error = (logits.detach().argmax(1) != y).to(logits.dtype).mean()
+        return {"loss": F.cross_entropy(logits, y), "error": error}
+
+    @torch.no_grad()
+    @evaluates
+    def read(self, x: Tensor) -> Tensor:
+        """The probability of each class: images ``(B, 1 or 3, size, size)`` -> ``(B, classes)``.
+
+        What leaves [0, 1], as the mean of a Gaussian may, is cut off there, since it would be shown
+        so.
+        """
+        return torch.cat([self(part.clamp(0, 1)).softmax(1) for part in x.split(500)])

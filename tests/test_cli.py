@@ -135,6 +135,7 @@ def test_data_is_fetched_ahead_of_use(
     assert listed[0] == "mnist              0.0 MB  not fetched"
     assert listed[1] == "fashion_mnist     30.9 MB  not fetched"
     assert listed[2] == "fsdd              21.1 MB  not fetched"
+    assert listed[3] == "dcss               5.3 MB  not fetched"
     assert not (tmp_path / "cache").exists()
     assert cli.main(["data", "mnist"]) == 0
     assert "mnist              0.0 MB  in the cache\n" in capsys.readouterr().out
@@ -152,7 +153,7 @@ def test_data_is_fetched_ahead_of_use(
     assert "gdm: GDM_MIRROR must be a base address" in capsys.readouterr().err
     assert cli.main(["data", "cifar"]) == 1
     told = capsys.readouterr().err
-    assert "no data set 'cifar' to fetch, only mnist, fashion_mnist, fsdd" in told
+    assert "no data set 'cifar' to fetch, only mnist, fashion_mnist, fsdd, dcss" in told
 
 
 def test_where_names_both_folders(

@@ -16,6 +16,7 @@ from tests.helpers import seeded, shaken
 from tests.zoo import CLASSES, LEVELS, ZOO, made
 
 CONDITIONAL = [name for name in ZOO if ZOO[name].classes]
+UNTOLD = {("vqvae_of_y", "encode"): "its codes leave out what y says, and need no y"}
 PUBLIC = ("loss", "log_prob", "sample", "encode", "decode", "draw", "complete", "generate")
 
 
@@ -55,7 +56,7 @@ def test_public_methods_call_it_y(name):
             continue
         names = inspect.signature(getattr(model, method)).parameters
         assert "context" not in names, method
-        if method in PUBLIC and ZOO[name].classes:
+        if method in PUBLIC and ZOO[name].classes and (name, method) not in UNTOLD:
             assert "y" in names, method
 
 
@@ -124,13 +125,13 @@ def test_each_row_of_y_conditions_its_own_item(name):
 @pytest.mark.parametrize("method", ["log_prob", "loss", "sample", "encode", "decode", "draw"])
 def test_bad_conditions_are_refused_by_name_in_every_method(name, method):
     model, (x, y) = made(name), ZOO[name].data(4)
-    if not hasattr(model, method):
-        pytest.skip("it has no such method")
+    if not hasattr(model, method) or (name, method) in UNTOLD:
+        pytest.skip("it has no such method, or one without y")
     first: Any = x
     if method in ("sample", "draw"):
         first = 4
     if method == "decode":
-        first = model.encode(x, y)
+        first = model.encode(x) if (name, "encode") in UNTOLD else model.encode(x, y)
     call = getattr(model, method)
     for bad in (
         None, y.tolist(), 1, y[0], y[:3], y[:0], y + CLASSES, y - CLASSES, y.float() + 0.5,

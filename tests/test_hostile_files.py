@@ -24,9 +24,10 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import assume
+from PIL import Image
 
 from gdm_lib import _tensorfile, cli, pretrained
-from gdm_lib.data import DataError, _download, fsdd, glyphs, mnist
+from gdm_lib.data import DataError, _download, dcss, fsdd, glyphs, mnist
 from gdm_lib.data._download import RemoteFile, fetch
 from tests.helpers import hostile
 
@@ -427,6 +428,59 @@ def test_damaged_archives(recordings: dict[str, bytes], cache: Path, tmp_path: P
             else:
                 assert source.as_uri() in told
             assert on_disk(tmp_path) == before
+
+    hostile(check)
+
+
+def tile(dice: random.Random) -> bytes:
+    buffer = io.BytesIO()
+    picture = Image.frombytes("RGBA", (32, 32), dice.randbytes(4 * 32 * 32))
+    (picture.quantize(16) if dice.random() < 0.5 else picture).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def tiles() -> bytes:
+    """An archive of a dozen tiles, as the cache keeps it."""
+    dice = random.Random(11)
+    names = [f"{category}/{i}.png" for category in dcss.CATEGORIES for i in range(2)]
+    return b"".join(dcss._member(name, tile(dice)) for name in names) + bytes(1024)
+
+
+def test_damaged_archives_of_tiles(tiles: bytes) -> None:
+    members = {f"releases/Nov-2015/{name}": data for name, _, data in dcss.tar_files(tiles)}
+    sound = b"".join(dcss._member(*member) for member in members.items()) + bytes(1024)
+    packed = gzip.compress(sound, mtime=0), lzma.compress(sound)
+    for archive in packed:
+        assert dcss._unpack(archive) == tiles
+
+    def check(dice: random.Random) -> None:
+        if dice.random() < 0.4:
+            archive = damaged(dice.choice(packed), dice)
+        else:
+            archive = gzip.compress(damaged(sound, dice), 1)
+        unpacked, told = tried(ValueError, dcss._unpack, archive)
+        assert told or len(unpacked) < 2 * len(sound)
+
+    hostile(check)
+
+
+def test_damaged_tiles(tiles: bytes, tmp_path: Path) -> None:
+    """As if the checksum had been taken of something else."""
+    path = tmp_path / "tiles.tar"
+
+    def check(dice: random.Random) -> None:
+        if dice.random() < 0.5:
+            path.write_bytes(damaged(tiles, dice))
+        else:
+            data = damaged(tile(dice), dice)
+            path.write_bytes(dcss._member("mon/one.png", data) + bytes(1024))
+        pixels, told = tried(DataError, dcss._read_tiles, path)
+        if told:
+            assert str(path) in told
+            assert "load it again" in told
+            return
+        assert all(len(raw) == 4 * 32 * 32 for raw in pixels.values())
 
     hostile(check)
 

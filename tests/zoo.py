@@ -23,7 +23,7 @@ from gdm_lib.flows.maf import bounded_scale
 from gdm_lib.flows.planar_radial import FlowEncoder, Planar
 from gdm_lib.likelihoods import Bernoulli, Categorical, Gaussian, IsotropicGaussian
 from gdm_lib.nn import ClassEmbedding
-from gdm_lib.vae import VAE, VQVAE
+from gdm_lib.vae import VAE, VQVAE, VQVAE2, BottomPrior, TopPrior
 from gdm_lib.vae.vae import Decoder
 from tests.helpers import seeded
 
@@ -81,6 +81,16 @@ def flow_vae() -> nn.Module:
     )
 
 
+def vqvae2_with_priors() -> nn.Module:
+    model = VQVAE2.image((1, 8, 8), count=LEVELS, dim=3, width=6, inner=4, blocks=1, decay=None)
+    small = {"levels": LEVELS, "p": 6, "layers": 1, "first_kernel": 3, "dropout": 0.0}
+    top = TopPrior((1, 1, 1), every=1, heads=2, stack=1, **small)
+    bottom = BottomPrior((1, 2, 2), [(LEVELS, 1, 1)], blocks=1, **small)
+    # Each was trained by itself, and the model's loss doesn't reach them.
+    model.priors = nn.ModuleList([top, bottom]).requires_grad_(False)
+    return model
+
+
 def one_hot() -> dict[str, Any]:
     """Options of a model that is conditioned on labels as they are."""
     return {"context_dim": CLASSES, "embed": OneHot(CLASSES)}
@@ -110,6 +120,58 @@ ZOO: dict[str, Animal] = {
     ),
     "vqvae_averaged": Animal(
         lambda: VQVAE.image((1, 4, 4), count=5, dim=3, width=6, decay=0.9, restart=2), (1, 4, 4)
+    ),
+    "vqvae_of_y": Animal(
+        lambda: VQVAE.sound(
+            WaveNet((12,), levels=LEVELS, residual=6, skip=7, dilations=(1, 2, 1), context_dim=4),
+            strides=(2, 2),
+            count=5,
+            dim=3,
+            width=6,
+            **embedded(),
+        ),
+        (12,),
+        levels,
+        CLASSES,
+    ),
+    "vqvae2": Animal(
+        lambda: VQVAE2.image(
+            (1, 8, 8),
+            count=5,
+            dim=3,
+            width=6,
+            inner=4,
+            blocks=1,
+            likelihood=Bernoulli(),
+            restart=2,
+            level_dropout=0.5,
+        ),
+        (1, 8, 8),
+        bits,
+    ),
+    "vqvae2_of_three_levels": Animal(
+        lambda: VQVAE2.image((1, 16, 16), depth=3, count=5, dim=3, width=6, inner=4, blocks=1),
+        (1, 16, 16),
+    ),
+    "vqvae2_with_priors": Animal(vqvae2_with_priors, (1, 8, 8)),
+    "vqvae2_top_prior": Animal(
+        lambda: TopPrior(
+            (1, 3, 3),
+            levels=LEVELS,
+            p=12,
+            layers=2,
+            every=1,
+            heads=3,
+            stack=1,
+            kernel=3,
+            first_kernel=3,
+            level_features=3,
+            dropout=0.0,
+            **embedded(),
+        ),
+        (1, 3, 3),
+        levels,
+        CLASSES,
     ),
     "flow_vae": Animal(flow_vae, (6,), bits),
     "nice": Animal(lambda: NICE((6,), hidden=(8,)), (6,)),

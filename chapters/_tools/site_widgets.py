@@ -53,7 +53,8 @@ def _published(entry: dict[str, Any], static: Path) -> dict[str, Any]:
     values["_esm"] = _file(values["_esm"].encode(), "js", static)
     if weights := values.get("page_weights"):
         shapes = tuple(tuple(shape) for shape in values["spec"]["inputs"])
-        values["page_model_address"] = _model(exported(weights, shapes), weights, static)
+        whole = values["spec"].get("whole", False)
+        values["page_model_address"] = _model(exported(weights, shapes, whole), weights, static)
     buffers = []
     for buffer in entry.get("buffers", []):
         content = base64.b64decode(buffer["data"])
@@ -87,15 +88,16 @@ def _file(content: bytes, kind: str, static: Path) -> str:
 
 
 @cache
-def exported(weights: str, shapes: tuple[tuple[int, ...], ...]) -> bytes:
+def exported(weights: str, shapes: tuple[tuple[int, ...], ...], whole: bool = False) -> bytes:
     """The ONNX file of a method of a model with reference weights.
 
     Args:
         weights: name and method, ``vae/mnist_2d:decode_mean``.
         shapes: of one item of each argument.
+        whole: the arguments are whole numbers, such as codes.
     """
     # Torch takes seconds to import, and a page without widgets needs none of it.
     from gdm_lib import pretrained, widgets
 
     name, _, method = weights.partition(":")
-    return widgets.export(getattr(pretrained.load(name), method), *shapes)
+    return widgets.export(getattr(pretrained.load(name), method), *shapes, whole=whole)

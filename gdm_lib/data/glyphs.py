@@ -44,9 +44,11 @@ __all__ = [
     "CHARACTERS",
     "COLOUR_DIGITS",
     "COLOUR_GLYPHS",
+    "COLOUR_LARGE_GLYPHS",
     "FACES",
     "FAMILIES",
     "GLYPHS",
+    "LARGE_GLYPHS",
     "LETTERS",
     "LEVELS",
     "Face",
@@ -137,6 +139,12 @@ wide that it leaves the picture (``flows/glow_glyphs``, ``flows/realnvp_glyphs``
 
 COLOUR_GLYPHS: dict[str, Any] = {**GLYPHS, "colour": True}
 """Arguments of ``load``: the same in colour (PixelCNN++'s ablations have their green channel)."""
+
+LARGE_GLYPHS: dict[str, Any] = {**GLYPHS, "size": 32}
+"""Arguments of ``load``: the same letters as ``GLYPHS``, 32x32 (``metrics/letters``)."""
+
+COLOUR_LARGE_GLYPHS: dict[str, Any] = {**LARGE_GLYPHS, "colour": True}
+"""Arguments of ``load``: the same in colour (``metrics/letters``, ``vae/vqvae_letters``)."""
 
 COLOUR_DIGITS: dict[str, Any] = {
     "size": 16,

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from itertools import pairwise
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim import Adam, AdamW
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim import Adam
 
 from gdm_lib.autoregression import Autoregressive
 from gdm_lib.autoregressive.pixelcnn_pp import PixelCNNpp
 from gdm_lib.autoregressive.wavenet import WaveNet, mu_law_decode, mu_law_encode
 from gdm_lib.data import fsdd, glyphs, mnist
-from gdm_lib.data.fsdd import FRAME, PHASES, SPEECH, VOICES
+from gdm_lib.data.fsdd import PHASES, SPEECH, VOICES
 from gdm_lib.data.levels import to_levels
 from gdm_lib.recipes import Recipe
 from gdm_lib.recipes._measure import bits
+from gdm_lib.recipes._speech import bands, recogniser, sounds
 from gdm_lib.training import cosine, fit
 
 __all__ = [
@@ -171,27 +169,12 @@ pp_softmax = pp_no_downsampling = pp_no_shortcuts = pp_full  # they differ in th
 # WaveNet: spoken digits, told which is spoken, how far the word has come, and who speaks
 
 
-def _sounds(
-    recordings: fsdd.Recordings, speakers: tuple[str, ...]
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Those speakers' recordings that take ``SPEECH`` samples at most, at one loudness
-    ``(N, SPEECH)``; their digits, speakers and lengths."""
-    sounds, told = [], []
-    for i, sound in enumerate(recordings.x):
-        name = fsdd.SPEAKERS[recordings.speaker[i]]
-        if name in speakers and len(sound) <= SPEECH:
-            sounds.append(F.pad(0.9 * sound / sound.abs().max(), (0, SPEECH - len(sound))))
-            told.append((int(recordings.y[i]), speakers.index(name), len(sound)))
-    digits, voices, lengths = torch.tensor(told).T
-    return torch.stack(sounds), digits, voices, lengths
-
-
 def _digits(recordings: fsdd.Recordings, levels: int) -> tuple[Tensor, Tensor]:
     """Levels ``(N, SPEECH)`` and series of the voices' recordings."""
-    sounds, *told = _sounds(recordings, VOICES)
+    waves, *told = sounds(recordings, VOICES)
     each = zip(*(row.tolist() for row in told), strict=True)
     series = [fsdd.spoken(digit, voice, length / fsdd.RATE) for digit, voice, length in each]
-    return mu_law_encode(sounds, levels), torch.stack(series)
+    return mu_law_encode(waves, levels), torch.stack(series)
 
 
 def _train_digits(model: nn.Module) -> dict[str, Any]:
@@ -213,57 +196,6 @@ def _train_digits(model: nn.Module) -> dict[str, Any]:
         "batch size": batch,
         "steps": len(rates) * steps,
     }
-
-
-def _bands(waves: Tensor) -> Tensor:
-    """Waves ``(N, SPEECH)`` -> log-energies in 24 bands of frequency, which widen upwards, without
-    the loudness of the whole: ``(N, 1, 24, frames)``."""
-    taper = torch.hann_window(256)
-    power = torch.stft(waves, 256, FRAME, window=taper, return_complex=True).abs() ** 2
-    edges = (torch.linspace(0, 1, 25) ** 1.5 * 127 + 1).round().int().tolist()
-    bands = torch.stack([power[:, a : max(b, a + 1)].mean(1) for a, b in pairwise(edges)], 1)
-    return (bands / bands.mean((1, 2), keepdim=True) + 1e-2).log()[:, None]
-
-
-def _recogniser(waves: Tensor, digits: Tensor) -> nn.Module:
-    """A small convolutional network that has learned the digits of these recordings alone, each
-    time a little earlier or later and under noise of two kinds: steady, and as loud as the sound
-    is at the moment, which is how coarse levels err."""
-    rng, steps, width = torch.Generator().manual_seed(0), 500, 24
-
-    def layer(features_in: int, features_out: int) -> list[nn.Module]:
-        conv = nn.Conv2d(features_in, features_out, 3, padding=1)
-        return [conv, nn.BatchNorm2d(features_out), nn.ReLU()]
-
-    with torch.random.fork_rng([]):
-        torch.manual_seed(0)
-        net = nn.Sequential(
-            *layer(1, width),
-            nn.MaxPool2d(2),
-            *layer(width, width),
-            nn.MaxPool2d(2),
-            *layer(width, 2 * width),
-            nn.AdaptiveAvgPool2d((3, 5)),
-            nn.Flatten(),
-            nn.Dropout(0.5),
-            nn.Linear(30 * width, 10),
-        )
-        optimizer = AdamW(net.parameters(), lr=3e-3, weight_decay=1e-2)
-        slower = LambdaLR(optimizer, cosine(steps))
-        for _ in range(steps):
-            i = torch.randint(len(waves), (64,), generator=rng)
-            shifts = torch.randint(-300, 300, (64,), generator=rng).tolist()
-            batch = torch.stack([w.roll(by) for w, by in zip(waves[i], shifts, strict=True)])
-            steady = 0.02 * torch.rand(64, 1, generator=rng)
-            following = 0.3 * torch.rand(64, 1, generator=rng)
-            noise = torch.randn(2, *batch.shape, generator=rng)
-            batch = batch * (1 + following * noise[0]) + steady * noise[1]
-            loss = F.cross_entropy(net(_bands(batch)), digits[i], label_smoothing=0.05)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            slower.step()
-    return net.eval()
 
 
 def _said(series: Tensor) -> Tensor:
@@ -295,12 +227,12 @@ def _evaluate_digits(model: nn.Module) -> dict[str, float]:
     pairs = (torch.bincount(codes, minlength=levels**2) + 0.1).view(levels, levels)
     after = pairs / pairs.sum(1, keepdim=True)
 
-    sounds, digits, *_ = _sounds(splits.train, fsdd.SPEAKERS)
-    recogniser = _recogniser(mu_law_decode(mu_law_encode(sounds, levels), levels), digits)
+    waves, digits, *_ = sounds(splits.train, fsdd.SPEAKERS)
+    hears = recogniser(mu_law_decode(mu_law_encode(waves, levels), levels), digits)
 
     @torch.no_grad()
     def recognised(x: Tensor, y: Tensor) -> float:
-        heard = recogniser(_bands(mu_law_decode(x, levels))).argmax(1)
+        heard = hears(bands(mu_law_decode(x, levels))).argmax(1)
         return round(float((heard == _said(y)).float().mean()), 3)
 
     asked = told[::3]

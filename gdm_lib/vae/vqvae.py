@@ -13,6 +13,9 @@ entry in its place. The second moves the entries to the vectors that chose them,
 average does (appendix A.1); the third keeps the encoder near its choice. Afterwards a second model
 learns the distribution of the codes: the prior.
 
+The decoder of a sound is a WaveNet that hears what it has said and is told the codes and who speaks
+(section 4.3), so that the codes needn't carry the voice, and the voice can be exchanged.
+
 Symbols: ``K`` entries of ``D`` features each, ``z_e`` the encoder's output, ``z_q`` the entries in
 its place, ``sg`` the stop of the gradient, ``B`` the batch; ``grid`` is the shape of one item's
 codes, such as ``(8, 8)``.
@@ -22,6 +25,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -30,8 +34,11 @@ from torch import Tensor, nn
 
 from gdm_lib._inputs import a_tensor, batch_of, check, check_some, levels_of
 from gdm_lib.autoregression import Autoregressive
+from gdm_lib.autoregressive.wavenet import WaveNet
 from gdm_lib.likelihoods import IsotropicGaussian, check_items
 from gdm_lib.nn import (
+    ClassEmbedding,
+    check_condition,
     check_count,
     check_image,
     check_sizes,
@@ -47,7 +54,15 @@ from gdm_lib.nn import (
 from gdm_lib.protocols import Likelihood
 from gdm_lib.vae.vae import seen_by
 
-__all__ = ["VQVAE", "ResidualBlock", "VectorQuantiser", "perplexity", "straight_through"]
+__all__ = [
+    "VQVAE",
+    "AutoregressiveLikelihood",
+    "LabelEmbedding",
+    "ResidualBlock",
+    "VectorQuantiser",
+    "perplexity",
+    "straight_through",
+]
 
 ARXIV = "1711.00937"
 
@@ -243,6 +258,132 @@ def _image_decoder(dim: int, width: int, params: Sequence[int]) -> nn.Sequential
     )
 
 
+# Section 4.3: a WaveNet for decoder, which is told who speaks
+
+
+class AutoregressiveLikelihood(nn.Module):
+    """``p(x|z) = prod_i p(x_i | x_1, ..., x_{i-1}, z)``: what the decoder puts out is the context
+    of an autoregressive model, which is trained with it. ``x`` holds int64 levels.
+
+    Parameters: ``(B, F, *places)``, a vector for each sample of a WaveNet, for each pixel of a
+    Gated PixelCNN.
+
+    Args:
+        model: with ``context_dim`` ``F``, and without ``embed``. If it sees far back it can do
+            without the codes, and may learn to.
+
+    Raises:
+        ValueError: another model.
+    """
+
+    def __init__(self, model: Autoregressive) -> None:
+        super().__init__()
+        if not model.context_dim or model.embed is not None:
+            got = "one with embed" if model.context_dim else "context_dim=0"
+            raise ValueError(
+                "model must take what the decoder puts out for its context, with context_dim as "
+                f"many features and no embed, got {got}"
+            )
+        self.model, self.levels = model, model.levels
+
+    def params_shape(self, data_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of one item's parameters, ``(F, T)`` for ``(T,)``, ``(F, H, W)`` for ``(C, H, W)``.
+
+        Raises:
+            ValueError: the model's items have another shape.
+        """
+        if tuple(data_shape) != self.model.data_shape:
+            raise ValueError(
+                f"data_shape must be that of the likelihood's model, {self.model.data_shape}, got "
+                f"{tuple(data_shape)}"
+            )
+        # The colours of a pixel share its context.
+        places = data_shape[1:] if len(data_shape) == 3 else data_shape
+        return (self.model.context_dim, *places)
+
+    def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
+        """log p(x|z) in nats: ``(B, F, *places)`` and levels ``(B, *data_shape)`` -> ``(B,)``."""
+        return self.model.log_prob(x, params)
+
+    def sample(self, params: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        """Draw place by place: int64 levels, ``(B, *data_shape)``."""
+        return self.model.sample(len(params), params, generator=generator)
+
+    def mean(self, params: Tensor) -> Tensor:
+        """It has none in closed form.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            "likelihood must have a mean in closed form, and an autoregressive one has none: draw "
+            "from it, likelihood.sample(params), with params = model.decode(codes)"
+        )
+
+
+class LabelEmbedding(nn.Module):
+    """The sum of a learned vector for each of an item's labels, such as a digit and a speaker.
+
+    ``LabelEmbedding((10, 6), F)`` is told both, ``LabelEmbedding((0, 6), F)`` the speaker alone.
+
+    Args:
+        classes: how many there are of each label; 0: this one isn't told.
+        features: length of a vector.
+    """
+
+    def __init__(self, classes: Sequence[int], features: int) -> None:
+        super().__init__()
+        told = {str(i): count for i, count in enumerate(classes) if count}
+        if not told:
+            raise ValueError(f"classes must name at least one label that is told, got {classes}")
+        self.labels = len(classes)
+        self.tables = nn.ModuleDict({i: ClassEmbedding(k, features) for i, k in told.items()})
+
+    def forward(self, y: Tensor) -> Tensor:
+        """Integer labels ``(B, len(classes))`` -> ``(B, features)``.
+
+        Raises:
+            ValueError: another shape, no integers, or a label out of range.
+        """
+        check("y", y, a_tensor, batch_of((self.labels,)))
+        told = [table(y[:, int(i)]) for i, table in self.tables.items()]
+        return torch.stack(told).sum(0)
+
+
+def _sound_encoder(strides: Sequence[int], width: int, dim: int) -> nn.Sequential:
+    net = nn.Sequential(nn.Unflatten(1, (1, -1)))
+    features = 1
+    for stride in strides:
+        # The paper's window of 4 for a stride of 2: twice as wide, so that windows overlap.
+        window = 2 * stride + stride % 2
+        net.append(nn.Conv1d(features, width, window, stride, (window - stride) // 2))
+        net.append(nn.ReLU())
+        features = width
+    return _of_one_size(net.append(nn.Conv1d(width, dim, 3, padding=1)))
+
+
+def _sound_decoder(dim: int, width: int, features: int, factor: int) -> nn.Sequential:
+    net = nn.Sequential(
+        nn.Conv1d(dim, width, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv1d(width, features, 3, padding=1),
+        nn.Upsample(scale_factor=factor, mode="linear"),
+    )
+    return _of_one_size(net)
+
+
+def _of_one_size(net: nn.Sequential) -> nn.Sequential:
+    """With weights that keep what passes through as large as it is (He et al. 2015, 1502.01852).
+    With torch's own it would shrink to a hundredth, and the WaveNet learn to do without it."""
+    layers = [layer for layer in net if isinstance(layer, nn.Conv1d)]
+    for layer in layers[:-1]:
+        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+    nn.init.kaiming_normal_(layers[-1].weight, nonlinearity="linear")  # no ReLU behind it
+    for layer in layers:
+        nn.init.zeros_(cast(Tensor, layer.bias))
+    return net
+
+
 # Section 3: the model
 
 
@@ -257,15 +398,25 @@ class VQVAE(nn.Module):
     ``log_prob`` is a lower bound: ``p(x) = sum_z p(z) p(x|z)`` is at least the one term
     of the codes that the encoder chooses (section 3.2).
 
+    With ``context_dim`` the decoder is told something of the item too, so that the codes needn't
+    say it: who speaks, say. In every method ``y`` is then what the caller has, one row for each
+    item, and a prior that is conditional gets it as well. The encoder is never told, so that
+    ``decode(encode(x), other_y)`` exchanges what ``y`` says and keeps the rest.
+
     Args:
         encoder: ``(B, *data_shape)`` -> ``(B, D, *grid)``.
-        decoder: ``(B, D, *grid)`` -> ``(B, *params_shape)``, parameters of the likelihood.
+        decoder: ``(B, D + F, *grid)`` -> ``(B, *params_shape)``, parameters of the likelihood;
+            the last ``F`` features, if any, are the context.
         quantiser: the codebook.
-        likelihood: ``p(x|z)``.
+        likelihood: ``p(x|z)``. Of levels, such as ``AutoregressiveLikelihood``, it takes int64
+            levels for ``x``, of which the encoder sees ``-1 + 2 x / (levels - 1)``.
         data_shape: shape of one item.
         grid: shape of one item's codes.
         beta: weight of the third term; the paper's is 0.25.
         prior: a model of levels 0 to ``K - 1`` whose ``data_shape`` holds as many as the grid.
+        context_dim: ``F``, features of the context that the decoder is told; 0 for none.
+        embed: makes the context of ``y``, ``(B, F)`` or, if it depends on the place,
+            ``(B, F, *grid)``; without it ``y`` is the context.
     """
 
     bound = True
@@ -281,14 +432,18 @@ class VQVAE(nn.Module):
         grid: Sequence[int],
         beta: float = 0.25,
         prior: Autoregressive | None = None,
+        context_dim: int = 0,
+        embed: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        check_condition(context_dim, embed)
         if not (isinstance(beta, int | float) and 0 <= beta < math.inf):
             raise ValueError(f"beta must be a finite number from 0, got {beta!r}")
         self.data_shape = check_sizes("data_shape", data_shape)
         self.grid = check_sizes("grid", grid)
         self.encoder, self.decoder, self.quantiser = encoder, decoder, quantiser
         self.likelihood, self.beta, self.prior = likelihood, beta, prior
+        self.context_dim, self.embed = context_dim, embed
 
     @classmethod
     def image(
@@ -330,7 +485,65 @@ class VQVAE(nn.Module):
             beta=beta,
         )
 
+    @classmethod
+    def sound(
+        cls,
+        wavenet: WaveNet,
+        *,
+        strides: Sequence[int] = (2, 2, 2, 2, 2, 2),
+        count: int = 512,
+        dim: int = 64,
+        width: int = 128,
+        beta: float = 0.25,
+        decay: float | None = None,
+        restart: int = 0,
+        context_dim: int = 0,
+        embed: nn.Module | None = None,
+    ) -> VQVAE:
+        """The paper's networks for sound: strided convolutions, of which six halve the rate, so
+        that a code stands for 64 samples; and a WaveNet, which is told the codes.
+
+        Args:
+            wavenet: of ``(T,)`` levels, ``T`` a multiple of the product of the strides; with
+                ``context_dim`` and without ``embed``, see ``AutoregressiveLikelihood``.
+            strides: of the encoder's convolutions.
+            count: ``K``.
+            dim: ``D``; the paper doesn't tell its size.
+            width: features of all layers between; the paper doesn't tell its size.
+            beta: see the class.
+            decay: see ``VectorQuantiser``.
+            restart: see ``VectorQuantiser``.
+            context_dim: see the class.
+            embed: see the class.
+
+        Raises:
+            ValueError: the strides don't divide ``T``.
+        """
+        check_count("width", width, 1)
+        check_condition(context_dim, embed)
+        factor = math.prod(check_sizes("strides", strides))
+        (length,) = wavenet.data_shape
+        if length % factor:
+            raise ValueError(
+                f"strides must divide the {length} samples of wavenet, got {tuple(strides)}, whose "
+                f"product is {factor}"
+            )
+        likelihood = AutoregressiveLikelihood(wavenet)
+        return cls(
+            _sound_encoder(strides, width, dim),
+            _sound_decoder(dim + context_dim, width, wavenet.context_dim, factor),
+            VectorQuantiser(count, dim, decay=decay, restart=restart),
+            likelihood,
+            data_shape=wavenet.data_shape,
+            grid=(length // factor,),
+            beta=beta,
+            context_dim=context_dim,
+            embed=embed,
+        )
+
     def _encoded(self, x: Tensor) -> Tensor:
+        if isinstance(self.likelihood, AutoregressiveLikelihood):
+            self.likelihood.model.check(x)  # which knows how sound becomes levels
         check_items("x", x, self.data_shape, self.likelihood)
         z: Tensor = through(self.encoder, seen_by(self.encoder, self.likelihood, x))
         if z.shape[1:] != (self.quantiser.dim, *self.grid):
@@ -354,21 +567,31 @@ class VQVAE(nn.Module):
         return codes
 
     @evaluates
-    def decode(self, codes: Tensor) -> Tensor:
+    def decode(self, codes: Tensor, y: Tensor | None = None) -> Tensor:
         """Parameters of ``p(x|z)``: codes ``(B, *grid)`` -> ``(B, *params_shape)``.
 
         Raises:
             ValueError: ``codes`` has another shape, another dtype than int64, or holds others
-                than 0 to ``K - 1``.
+                than 0 to ``K - 1``; or ``y`` doesn't fit.
         """
         check("codes", codes, a_tensor, batch_of(self.grid), levels_of(self.quantiser.count))
-        params: Tensor = through(self.decoder, self.quantiser.embed(codes))
+        return self._decoded(self.quantiser.embed(codes), y)
+
+    def _decoded(self, z_q: Tensor, y: Tensor | None) -> Tensor:
+        context = self._context(y, len(z_q))
+        if context is not None:
+            z_q = torch.cat([z_q, context.to(z_q.dtype)], 1)
+        params: Tensor = through(self.decoder, z_q)
         return params
 
     @evaluates
-    def decode_mean(self, codes: Tensor) -> Tensor:
-        """E[x|z], the picture that is usually shown: ``(B, *grid)`` -> ``(B, *data_shape)``."""
-        return self.likelihood.mean(self.decode(codes))
+    def decode_mean(self, codes: Tensor, y: Tensor | None = None) -> Tensor:
+        """E[x|z], the picture that is usually shown: ``(B, *grid)`` -> ``(B, *data_shape)``.
+
+        Raises:
+            ValueError: the likelihood is autoregressive and has no mean in closed form.
+        """
+        return self.likelihood.mean(self.decode(codes, y))
 
     @trains
     def loss(self, x: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
@@ -377,7 +600,8 @@ class VQVAE(nn.Module):
 
         Args:
             x: ``(B, *data_shape)``.
-            y: what the prior is conditioned on. It doesn't reach the loss, which no prior enters.
+            y: what the decoder is told. What the prior alone is conditioned on doesn't reach the
+                loss, which no prior enters.
 
         Returns:
             ``loss``, and beside it ``nats``, ``codebook``, ``commitment`` and ``perplexity``, that
@@ -385,10 +609,10 @@ class VQVAE(nn.Module):
         """
         z = self._encoded(x)
         check_some("x", x)
-        self._check_condition(y, len(x))
+        self._context(y, len(x))  # refused before anything moves the codebook
         codes = self.quantiser(z)
         entries = exact(self.quantiser.embed(codes))
-        params = through(self.decoder, straight_through(z, entries))
+        params = self._decoded(straight_through(z, entries), y)
         nats = -self.likelihood.log_prob(params, self._data(x)).mean()
         codebook = (z.detach() - entries).square().sum(1).mean()
         commitment = (z - entries.detach()).square().sum(1).mean()
@@ -409,7 +633,7 @@ class VQVAE(nn.Module):
         the data given them."""
         z = self._encoded(x)
         codes = self.quantiser(z)
-        given = self.likelihood.log_prob(self.decode(codes), self._data(x))
+        given = self.likelihood.log_prob(self.decode(codes, y), self._data(x))
         # nan where the encoder puts out nan, which no code can say.
         return given + self.code_log_prob(codes, y) + 0 * z.detach().flatten(1).sum(1)
 
@@ -417,11 +641,12 @@ class VQVAE(nn.Module):
     def code_log_prob(self, codes: Tensor, y: Tensor | None = None) -> Tensor:
         """log p(z) in nats: codes ``(B, *grid)`` -> ``(B,)``. Without a prior each code has
         ``1 / K``."""
-        self._check_condition(y, len(codes))
+        self._context(y, len(codes))
         if self.prior is None:
             nats = -math.prod(self.grid) * math.log(self.quantiser.count)
             return torch.full((len(codes),), nats, device=codes.device)
-        return self.prior.log_prob(codes.view(-1, *self.prior.data_shape), y)
+        codes = codes.view(-1, *self.prior.data_shape)
+        return self.prior.log_prob(codes, y if self._prior_is_told else None)
 
     @torch.no_grad()
     @evaluates
@@ -429,9 +654,8 @@ class VQVAE(nn.Module):
         self, n: int, y: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> Tensor:
         """Codes from the prior, data from the codes: ``(n, *data_shape)``."""
-        return self.likelihood.sample(
-            self.decode(self.sample_codes(n, y, generator=generator)), generator=generator
-        )
+        codes = self.sample_codes(n, y, generator=generator)
+        return self.likelihood.sample(self.decode(codes, y), generator=generator)
 
     @torch.no_grad()
     @evaluates
@@ -440,16 +664,34 @@ class VQVAE(nn.Module):
     ) -> Tensor:
         """Codes from the prior: int64 ``(n, *grid)``. Without one, each is as likely as another."""
         check_count("n", n)
-        self._check_condition(y, n)
+        self._context(y, n)
         if self.prior is None:
             like = self.quantiser.codebook
             unit = uniform((n, *self.grid), like, generator)
             return (unit * self.quantiser.count).long().clamp(max=self.quantiser.count - 1)
-        return self.prior.sample(n, y, generator=generator).view(n, *self.grid)
+        told = y if self._prior_is_told else None
+        return self.prior.sample(n, told, generator=generator).view(n, *self.grid)
 
     def _data(self, x: Tensor) -> Tensor:
         return x if hasattr(self.likelihood, "levels") else in_dtype_of(self, x)
 
-    def _check_condition(self, y: Tensor | None, n: int) -> None:
-        if self.prior is None:
-            context_of(y, n, 0, None)
+    @property
+    def _prior_is_told(self) -> bool:
+        return self.prior is not None and self.prior.context_dim > 0
+
+    def _context(self, y: Tensor | None, n: int) -> Tensor | None:
+        """What the decoder is told of ``n`` items, ``(n, F, *grid)``, or None."""
+        if not self.context_dim and self._prior_is_told:
+            return None  # y is the prior's, which looks at it itself
+        context = context_of(y, n, self.context_dim, self.embed, maps=True)
+        if context is None:
+            return None
+        if context.ndim == 2:
+            context = context.view(*context.shape, *[1] * len(self.grid))
+            return context.expand(n, self.context_dim, *self.grid)
+        if context.shape[2:] != self.grid:
+            raise ValueError(
+                f"y must give a context of shape (B, {self.context_dim}) or (B, "
+                f"{self.context_dim}, *grid) with grid {self.grid}, got {tuple(context.shape)}"
+            )
+        return context

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from gdm_lib.widgets._base import Widget
     from gdm_lib.widgets._export import export
     from gdm_lib.widgets.audio_probe import AudioProbe
+    from gdm_lib.widgets.code_painter import CodePainter
     from gdm_lib.widgets.latent_explorer import LatentExplorer, Slider, lerp, slerp
     from gdm_lib.widgets.pixel_probe import PixelProbe
     from gdm_lib.widgets.playground2d import Playground2D
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AudioProbe",
+    "CodePainter",
     "LatentExplorer",
     "PixelProbe",
     "Playground2D",
@@ -37,6 +39,7 @@ __getattr__, __dir__ = lazily(
         "_base": ["Widget"],
         "_export": ["export"],
         "audio_probe": ["AudioProbe"],
+        "code_painter": ["CodePainter"],
         "latent_explorer": ["LatentExplorer", "Slider", "lerp", "slerp"],
         "pixel_probe": ["PixelProbe"],
         "playground2d": ["Playground2D"],

@@ -86,6 +86,9 @@ class Widget(anywidget.AnyWidget):
 
     _css = stylesheet()
 
+    _takes = torch.float32
+    """The dtype that ``functions`` take; the script sends 32-bit floats always."""
+
     spec = traitlets.Dict().tag(sync=True)
     """What the script reads once."""
 
@@ -162,7 +165,7 @@ class Widget(anywidget.AnyWidget):
         if name not in self._functions:
             known = ", ".join(self._functions) or "none"
             raise ValueError(f"name: expected a function of this widget ({known}), got {name!r}")
-        inputs = [torch.from_numpy(np.array(array, np.float32)) for array in arrays]
+        inputs = [torch.from_numpy(np.array(a, np.float32)).to(self._takes) for a in arrays]
         return self._functions[name](*inputs).float().cpu().numpy()
 
     def _receive(self, _widget: Any, content: Mapping[str, Any], buffers: Sequence[Any]) -> None:

@@ -23,16 +23,17 @@ __all__ = ["export"]
 class _Call(nn.Module):
     """A function of a model as a module of its own, which is what torch exports."""
 
-    def __init__(self, function: Callable[..., Tensor], model: nn.Module) -> None:
+    def __init__(self, function: Callable[..., Tensor], model: nn.Module, whole: bool) -> None:
         super().__init__()
         self.model = model
         self.function = function
+        self.whole = whole
 
     def forward(self, *arrays: Tensor) -> Tensor:
-        return self.function(*arrays)
+        return self.function(*(a.round().long() if self.whole else a for a in arrays))
 
 
-def export(function: Callable[..., Tensor], *shapes: Sequence[int]) -> bytes:
+def export(function: Callable[..., Tensor], *shapes: Sequence[int], whole: bool = False) -> bytes:
     """The ONNX file of ``function``, with a free batch size.
 
     Weights that 16 bits hold exactly are stored in 16 bits and computed with in 32, so that
@@ -41,6 +42,8 @@ def export(function: Callable[..., Tensor], *shapes: Sequence[int]) -> bytes:
     Args:
         function: a module in eval mode, or a method of one, from batches to one batch.
         shapes: of one item of each argument: ``(D,)`` for latents ``(B, D)``, ``()`` for ``(B,)``.
+        whole: ``function`` takes whole numbers, int64, such as codes. The file takes 32-bit floats
+            all the same, as a page sends them, and rounds them; none may be out of range.
 
     Raises:
         TypeError: ``function`` is neither.
@@ -63,7 +66,7 @@ def export(function: Callable[..., Tensor], *shapes: Sequence[int]) -> bytes:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # of torch's exporter, about itself
             program = torch.onnx.export(
-                _traced(_Call(function, model), arrays),
+                _traced(_Call(function, model, whole), arrays),
                 input_names=[f"input_{i}" for i in range(len(arrays))],
                 output_names=["output"],
                 dynamo=True,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from gdm_lib import pretrained
-from gdm_lib.data import digits, fsdd, glyphs, tones, toy2d
+from gdm_lib.data import dcss, digits, fsdd, glyphs, tones, toy2d
 from gdm_lib.data.mnist import FASHION_FILES, MNIST_FILES
 
 CARDS = Path(__file__).parents[2] / "data"
@@ -18,7 +18,11 @@ def card(name: str) -> str:
 
 def test_every_card_is_in_the_index():
     names = {path.stem for path in CARDS.glob("*.md")} - {"README"}
-    assert names == {"toy2d", "tones", "digits", "glyphs", "mnist", "fashion_mnist", "fsdd"}
+    made, fetched = (
+        {"toy2d", "tones", "digits", "glyphs"},
+        {"mnist", "fashion_mnist", "fsdd", "dcss"},
+    )
+    assert names == made | fetched
     for name in names:
         assert f"[{name}]({name}.md)" in card("README")
         assert "**Licence.**" in card(name)
@@ -32,7 +36,12 @@ def test_the_entropies_are_those_of_the_densities(name):
 
 @pytest.mark.parametrize(
     ("name", "files"),
-    [("mnist", MNIST_FILES), ("fashion_mnist", FASHION_FILES), ("fsdd", (fsdd.RECORDINGS,))],
+    [
+        ("mnist", MNIST_FILES),
+        ("fashion_mnist", FASHION_FILES),
+        ("fsdd", (fsdd.RECORDINGS,)),
+        ("dcss", (dcss.TILES,)),
+    ],
 )
 def test_checksums_and_addresses_are_those_of_the_downloads(name, files):
     text = card(name)
@@ -81,3 +90,8 @@ def test_speakers_of_the_spoken_digits():
         assert name in card("fsdd")
     assert f"`VOICES` ({', '.join(fsdd.VOICES)})" in card("fsdd")
     assert str(fsdd.RECORDINGS.mirror_path) in card("README")
+
+
+def test_categories_of_the_tiles():
+    assert f"`CATEGORIES` ({', '.join(dcss.CATEGORIES)})" in card("dcss")
+    assert str(dcss.TILES.mirror_path) in card("README")

@@ -46,7 +46,7 @@ OTHERS = (  # what reads files and the network, trains, or checks answers has te
     "__main__.py", "_lazy.py", "_loop.py", "_batches.py", "_checkpoint.py", "_players.py",
     "_files.py", "_tensorfile.py", "training.py",
     "cli.py", "pretrained", "recipes", "exercises", "widgets", "data/_download.py",
-    "data/mnist.py", "data/fsdd.py", "viz/families.py",
+    "data/mnist.py", "data/fsdd.py", "data/dcss.py", "viz/families.py",
 )  # fmt: skip
 
 

@@ -9,11 +9,19 @@ from sklearn.cluster import KMeans
 from torch import nn
 
 from gdm_lib.autoregressive.gated_pixelcnn import GatedPixelCNN
+from gdm_lib.autoregressive.wavenet import WaveNet
 from gdm_lib.likelihoods import Bernoulli, Categorical, IsotropicGaussian
 from gdm_lib.nn import ClassEmbedding
 from gdm_lib.protocols import LikelihoodModel
 from gdm_lib.training import fit
-from gdm_lib.vae.vqvae import VQVAE, VectorQuantiser, perplexity, straight_through
+from gdm_lib.vae.vqvae import (
+    VQVAE,
+    AutoregressiveLikelihood,
+    LabelEmbedding,
+    VectorQuantiser,
+    perplexity,
+    straight_through,
+)
 from tests.helpers import loud, normal, same_weights, seeded
 
 _same_weights = pytest.fixture(autouse=True)(same_weights)
@@ -389,3 +397,295 @@ def test_images_of_the_papers_networks(likelihood):
 def test_bad_input_is_refused_by_name(call, told):
     with pytest.raises(ValueError, match=told):
         call(small())
+
+
+# -- section 4.3: an autoregressive decoder, which is told something
+
+
+def spoken(**options) -> VQVAE:
+    """Sounds of 8 samples in 3 levels, coded by two of three entries."""
+    wavenet = WaveNet((8,), levels=3, residual=5, skip=6, dilations=(1, 2), context_dim=4)
+    model = VQVAE.sound(wavenet, strides=(2, 2), count=3, dim=2, width=6, **options)
+    return loud(model.double(), 0.3)
+
+
+def told(**options) -> VQVAE:
+    """The same, whose decoder is told the second of two labels."""
+    return spoken(context_dim=2, embed=LabelEmbedding((0, 3), 2), **options)
+
+
+def sounds(n: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Levels, and two labels of each: one of 4, one of 3."""
+    rng = seeded(seed)
+    x = torch.randint(3, (n, 8), generator=rng)
+    return x, torch.stack([torch.randint(k, (n,), generator=rng) for k in (4, 3)], 1)
+
+
+EVERY_SOUND = torch.cartesian_prod(*[torch.arange(3)] * 8)
+EVERY_CODE = torch.cartesian_prod(torch.arange(3), torch.arange(3))
+
+
+def test_an_autoregressive_likelihood_is_a_distribution():
+    """Over all sounds the probabilities sum to 1, given any codes; each is a product in which the
+    t-th factor sees only what is before t, and the decoder's output."""
+    model = spoken()
+    params = model.decode(EVERY_CODE)
+    assert params.shape == (9, *model.likelihood.params_shape((8,)))
+    for p in params[::4]:
+        given = p.expand(len(EVERY_SOUND), *p.shape)
+        with torch.no_grad():
+            log_prob = model.likelihood.log_prob(given, EVERY_SOUND)
+            logits = model.likelihood.model(EVERY_SOUND[:50], given[:50])
+        assert float(log_prob.exp().sum()) == pytest.approx(1)
+        by_hand = logits.log_softmax(1).gather(1, EVERY_SOUND[:50, None])[:, 0].sum(1)
+        torch.testing.assert_close(log_prob[:50], by_hand)
+    with torch.no_grad():
+        first, second = (model.likelihood.log_prob(p[None], EVERY_SOUND[:1]) for p in params[:2])
+    assert abs(float(first - second)) > 1e-3, "the codes reach it"
+
+
+def test_draws_of_an_autoregressive_likelihood_are_those_of_its_probabilities():
+    model = spoken()
+    codes = torch.tensor([[0, 2]])
+    params = model.decode(codes)
+    drawn = model.likelihood.sample(params.expand(20_000, -1, -1), generator=seeded())
+    assert drawn.dtype == torch.int64
+    with torch.no_grad():
+        every = params.expand(len(EVERY_SOUND), -1, -1)
+        share = model.likelihood.log_prob(every, EVERY_SOUND).exp()
+    for t in range(8):
+        for level in range(3):
+            expected = float(share[EVERY_SOUND[:, t] == level].sum())
+            assert float((drawn[:, t] == level).double().mean()) == pytest.approx(
+                expected, abs=0.015
+            )
+    pair = (EVERY_SOUND[:, 6] == 1) & (EVERY_SOUND[:, 7] == 1)
+    found = ((drawn[:, 6] == 1) & (drawn[:, 7] == 1)).double().mean()
+    assert float(found) == pytest.approx(float(share[pair].sum()), abs=0.015)
+
+
+@pytest.mark.parametrize("prior", [False, True])
+def test_the_bound_of_an_autoregressive_decoder_that_is_told(prior):
+    """By enumeration of all nine pairs of codes, for each speaker."""
+    model, (x, y) = told(), sounds(6)
+    if prior:
+        condition = {"context_dim": 2, "embed": LabelEmbedding((4, 3), 2)}
+        model.prior = loud(WaveNet((2,), levels=3, residual=4, dilations=(1,), **condition), 0.5)
+        model.prior.double()
+    terms = []
+    with torch.no_grad():
+        for codes in EVERY_CODE:
+            same = codes.expand(6, 2)
+            given = model.likelihood.log_prob(model.decode(same, y), x)
+            terms.append(given + model.code_log_prob(same, y))
+        bound, codes = model.log_prob(x, y), model.encode(x)
+    terms = torch.stack(terms)
+    assert (bound <= terms.logsumexp(0)).all()
+    index = codes @ torch.tensor([3, 1])
+    torch.testing.assert_close(bound, terms.gather(0, index[None])[0])
+    torch.testing.assert_close(
+        model.loss(x, y)["nats"],
+        -model.likelihood.log_prob(model.decode(codes, y), x).mean(),
+    )
+
+
+def test_gradients_reach_all_that_is_trained_and_by_the_right_ways():
+    model, (x, y) = told(), sounds(6)
+    model.prior = WaveNet((2,), levels=3, residual=4, dilations=(1,)).double()
+    model.loss(x, y)["loss"].backward()
+    for name, parameter in model.named_parameters():
+        if name.startswith("prior."):
+            assert parameter.grad is None, name
+        else:
+            assert parameter.grad is not None, name
+            assert parameter.grad.any(), name
+    # A speaker who isn't in the batch learns nothing.
+    model.zero_grad()
+    model.loss(x, torch.zeros_like(y))["loss"].backward()
+    table = model.embed.tables["1"].weight.grad
+    assert table[0].any()
+    assert not table[1:].any()
+
+
+def test_straight_through_an_autoregressive_decoder():
+    """The gradient of the nats for the encoder's output is that for the entries."""
+    model, (x, y) = told(beta=0.0), sounds(5)
+    z, codes = model.encoder(2 * x.double() / 2 - 1), model.encode(x)
+    entries = model.quantiser.embed(codes).detach().requires_grad_()
+    context = model.embed(y)[:, :, None].expand(5, 2, 2)
+    params = model.decoder(torch.cat([entries, context], 1))
+    nats = -model.likelihood.log_prob(params, x).mean()
+    (wanted,) = torch.autograd.grad(nats, entries)
+    ways = list(model.encoder.parameters())
+    expected = torch.autograd.grad(z, ways, wanted)
+    found = torch.autograd.grad(model.loss(x, y)["loss"], ways)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+        assert other.any()
+
+
+def test_y_reaches_the_decoder_in_every_method_and_never_the_codes():
+    model, (x, y) = told(), sounds(5)
+    other = torch.stack([y[:, 0], (y[:, 1] + 1) % 3], 1)
+    digit = torch.stack([(y[:, 0] + 1) % 4, y[:, 1]], 1)
+    codes = model.encode(x)
+    with torch.no_grad():
+        for call in (
+            lambda y: model.loss(x, y)["loss"][None],
+            lambda y: model.log_prob(x, y),
+            lambda y: model.decode(codes, y),
+            lambda y: model.decode(model.sample_codes(5, y, generator=seeded(3)), y),
+        ):
+            assert (call(y) != call(other)).flatten(1 if call(y).ndim > 1 else 0).any()
+            assert torch.equal(call(y), call(digit)), "it isn't told the first label"
+        rows = model.decode(codes, torch.cat([y[:2], other[2:]]))
+        assert torch.equal(rows[:2], model.decode(codes, y)[:2])
+        assert torch.equal(rows[2:], model.decode(codes, other)[2:])
+    drawn = [model.sample(300, v.repeat(60, 1), generator=seeded()) for v in (y, other)]
+    assert not torch.equal(*drawn)
+
+
+def test_a_conditional_prior_gets_the_same_y():
+    """Whether the decoder is told, the prior, both or neither."""
+    x, y = sounds(4)
+    for model in (spoken(), told()):
+        decoder_told = model.context_dim > 0
+        for classes in ((4, 0), None):
+            condition = {} if classes is None else {"context_dim": 2}
+            if classes:
+                condition["embed"] = LabelEmbedding(classes, 2)
+            prior = WaveNet((2,), levels=3, residual=4, dilations=(1,), **condition).double()
+            model.prior = loud(prior, 1.0)
+            given = y if decoder_told or classes else None
+            with torch.no_grad():
+                whole = model.log_prob(x, given)
+                parts = model.likelihood.log_prob(
+                    model.decode(model.encode(x), given), x
+                ) + prior.log_prob(model.encode(x), y if classes else None)
+                torch.testing.assert_close(whole, parts)
+            assert model.sample(4, given).shape == (4, 8)
+            assert model.loss(x, given)["loss"].isfinite()
+            if given is None:
+                for call in (model.loss, model.log_prob):
+                    with pytest.raises(ValueError, match="y must be None"):
+                        call(x, y)
+                with pytest.raises(ValueError, match="y must be None"):
+                    model.sample(4, y)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (None, "y must have one row for each of 4 items, got None; .* context_dim=2"),
+        ([[0, 1]] * 4, r"y must be a tensor, got \[\[0, 1\]"),
+        (torch.zeros(3, 2, dtype=torch.int64), "y must have one row for each of 4 items, got 3"),
+        (torch.zeros(4, dtype=torch.int64), r"y must be a batch of shape \(B, 2\), got \(4,\)"),
+        (torch.zeros(4, 3, dtype=torch.int64), r"y must be a batch of shape \(B, 2\), got \(4, 3"),
+        (torch.full((4, 2), 3), "y must hold labels 0 to 2, got 3 to 3"),
+        (torch.full((4, 2), -1), "y must hold labels 0 to 2, got -1 to -1"),
+        (torch.zeros(4, 2), "y must be int64 labels"),
+        (torch.full((4, 2), math.nan), "y must be int64 labels"),
+    ],
+)
+def test_bad_conditions_are_refused_by_name_in_every_method(bad, message):
+    model, (x, _) = told(decay=0.9).train(), sounds(4)
+    codes = model.encode(x)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    for call in (
+        lambda: model.loss(x, bad),
+        lambda: model.log_prob(x, bad),
+        lambda: model.decode(codes, bad),
+        lambda: model.decode_mean(codes, bad),
+        lambda: model.code_log_prob(codes, bad),
+        lambda: model.sample(4, bad),
+        lambda: model.sample_codes(4, bad),
+    ):
+        with pytest.raises((ValueError, TypeError), match=message):
+            call()
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), "a call that is refused moves nothing"
+
+
+def test_a_context_for_each_place_of_the_grid():
+    """Without ``embed`` the context is given as it is: one vector, or one for each code."""
+    model, (x, _) = spoken(context_dim=2), sounds(4)
+    one, codes = normal(4, 2), model.encode(x)
+    every = one[:, :, None].expand(4, 2, 2)
+    assert torch.equal(model.decode(codes, one), model.decode(codes, every))
+    moved = every.clone()
+    moved[:, :, 1] += 1
+    assert not torch.equal(model.decode(codes, one), model.decode(codes, moved))
+    with pytest.raises(ValueError, match=r"\(B, 2, \*grid\) with grid \(2,\), got \(4, 2, 3\)"):
+        model.decode(codes, normal(4, 2, 3))
+
+
+def test_an_image_may_have_an_autoregressive_decoder():
+    """A Gated PixelCNN that is told the codes, by a map of the image's size."""
+    pixels = GatedPixelCNN((2, 4, 4), levels=3, p=8, layers=1, first_kernel=3, context_dim=3)
+    likelihood = AutoregressiveLikelihood(pixels)
+    model = VQVAE.image((2, 4, 4), count=3, dim=2, width=6, likelihood=likelihood)
+    x = torch.randint(3, (3, 2, 4, 4), generator=seeded())
+    params = model.decode(model.encode(x))
+    assert params.shape == (3, *likelihood.params_shape((2, 4, 4))) == (3, 3, 4, 4)
+    given = likelihood.log_prob(params, x)
+    torch.testing.assert_close(given, pixels.log_prob(x, params))
+    torch.testing.assert_close(model.log_prob(x), given - math.log(3))
+    assert model.sample(2).shape == (2, 2, 4, 4)
+
+
+def test_the_networks_for_sound_keep_what_passes_through_as_large_as_it_is():
+    """So that the WaveNet hears the codes from the start, and doesn't learn to do without them."""
+    wavenet = WaveNet((480,), levels=256, residual=4, dilations=(1,), context_dim=16)
+    model = VQVAE.sound(wavenet, strides=(2, 2, 2, 2, 5), count=8, dim=32, width=64)
+    z = model.encoder(normal(20, 480).float())
+    assert z.shape == (20, 32, 6)
+    assert 0.3 < float(z.detach().std()) < 3
+    params = model.decoder(normal(20, 32, 6).float())
+    assert params.shape == (20, 16, 480)
+    assert 0.3 < float(params.detach().std()) < 3
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: AutoregressiveLikelihood(WaveNet((8,), levels=3, dilations=(1,))),
+            "model must take what the decoder puts out .* got context_dim=0",
+        ),
+        (
+            lambda: AutoregressiveLikelihood(
+                WaveNet((8,), levels=3, context_dim=2, embed=ClassEmbedding(3, 2))
+            ),
+            "and no embed, got one with embed",
+        ),
+        (
+            lambda: VQVAE.sound(WaveNet((9,), levels=3, context_dim=2), strides=(2, 2)),
+            r"strides must divide the 9 samples of wavenet, got \(2, 2\), whose product is 4",
+        ),
+        (
+            lambda: VQVAE.sound(WaveNet((8,), context_dim=2), strides=(2, 0)),
+            r"strides\[1\] must be at least 1, got 0",
+        ),
+        (
+            lambda: spoken(embed=ClassEmbedding(3, 2)),
+            "context_dim must be as many features as embed puts out, got 0",
+        ),
+        (lambda: LabelEmbedding((0, 0), 3), r"classes must name at least one label .* \(0, 0\)"),
+        (
+            lambda: spoken().likelihood.params_shape((9,)),
+            r"data_shape must be that of the likelihood's model, \(8,\), got \(9,\)",
+        ),
+        (
+            lambda: spoken().decode_mean(torch.zeros(2, 2, dtype=torch.int64)),
+            r"likelihood must have a mean in closed form, .*likelihood.sample\(params\)",
+        ),
+        (
+            lambda: spoken().encode(torch.linspace(-1, 1, 16).view(2, 8)),
+            r"x must hold int64 levels 0 to 2, got torch.float32; take mu_law_encode\(x, 3\)",
+        ),
+        (lambda: spoken().encode(sounds(2)[0][:, :4]), r"x must be a batch of shape \(B, 8\)"),
+    ],
+)
+def test_bad_sounds_are_refused_by_name(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

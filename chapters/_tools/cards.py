@@ -28,6 +28,7 @@ from gdm_lib.autoregressive.gated_pixelcnn import GatedPixelCNN
 from gdm_lib.autoregressive.pixelcnn_pp import PixelCNNpp
 from gdm_lib.flows.glow import Glow
 from gdm_lib.vae.vae import VAE
+from gdm_lib.vae.vqvae import VQVAE
 from gdm_lib.viz.style import INK, PALETTE, PAPER
 
 __all__ = ["FOLDER", "MAX_BYTES", "SIZE", "main"]
@@ -276,10 +277,19 @@ def pixelcnn_pp() -> Image.Image:
     return _mosaic(drawn.float() / _levels(model), 8)
 
 
+def vqvae() -> Image.Image:
+    """Letters in colour, samples of the reference model."""
+    model = cast("VQVAE", pretrained.load("vae/vqvae_letters"))
+    wanted = torch.tensor([0, 2, 5, 7, 10, 12, 15, 18]).repeat(5)
+    codes = model.sample_codes(len(wanted), wanted, generator=_seeded())
+    with torch.no_grad():
+        return _mosaic(model.decode_mean(codes).clamp(0, 1), 8)
+
+
 PICTURES: dict[str, Callable[[], Image.Image]] = {
     draw.__name__: draw
     for draw in (
-        *(vae, planar_radial, nice, realnvp, maf, iaf, glow),
+        *(vae, vqvae, planar_radial, nice, realnvp, maf, iaf, glow),
         *(pixelrnn, gated_pixelcnn, wavenet, pixelcnn_pp),
     )
 }

@@ -237,9 +237,15 @@ def test_brushes(opened, painter):
     assert torch.equal(asked(root)[0][0].long(), expected)
     grid.click(position=over(grid, 0, 0))
     settle(page, root)
-    # All that hangs together, not across the edge to the next row, nor by corners.
+    # All that hangs together, by no corner and not from one end of a row to that of another.
+    before = expected.clone()
     expected[[0, 0, 1, 2, 2], [0, 1, 0, 0, 1]] = 1
     assert torch.equal(asked(root)[0][0].long(), expected)
+    root.get_by_role("button", name="Undo").click()
+    grid.click(position=over(grid, 1, 3))
+    settle(page, root)
+    before[1, 3] = 1
+    assert torch.equal(asked(root)[0][0].long(), before)
 
 
 def test_alt_takes_the_code_of_a_cell(opened):

@@ -36,6 +36,7 @@ from tests.slices import slice_notebook, widget_cells
 ROOT = Path(__file__).parents[2]
 CHAPTERS = {
     "vae/vae": "The variational autoencoder",
+    "vae/vqvae": "VQ-VAE",
     "flows/planar_radial": "Planar and radial flows",
     "flows/nice": "NICE",
     "flows/realnvp": "Real NVP",

@@ -446,8 +446,8 @@ def test_an_autoregressive_likelihood_is_a_distribution():
 
 def test_draws_of_an_autoregressive_likelihood_are_those_of_its_probabilities():
     model = spoken()
-    codes = torch.tensor([[0, 2]])
-    params = model.decode(codes)
+    # Large enough that what is drawn without them, or with others, is something else.
+    params = 3 * normal(1, *model.likelihood.params_shape((8,)))
     drawn = model.likelihood.sample(params.expand(20_000, -1, -1), generator=seeded())
     assert drawn.dtype == torch.int64
     with torch.no_grad():

@@ -114,6 +114,11 @@ class TestTheStillPicture:
         for place in range(6):
             assert abs(picture[416 + 38, 76 * place + 19, 0] - 51 * place) <= 3
         assert picture[416 + 38, 76 * 6 + 19].tolist() == pytest.approx([251, 250, 247], abs=3)
+        colours = torch.linspace(1, 0, 6)[:, None].expand(-1, 3)
+        picture = poster(CodePainter(decode, GRIDS, count=6, colours=colours))
+        for place in range(6):
+            assert abs(picture[416 + 38, 76 * place + 19, 0] - 51 * place) <= 3
+        assert abs(picture[100, 100, 0] - 255) <= 3
 
     def test_what_it_shows_is_said(self):
         widget = CodePainter(decode, GRIDS, count=6, names=["A", "B"])

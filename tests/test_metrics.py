@@ -8,8 +8,11 @@ import torch
 from scipy import stats
 from sklearn.decomposition import PCA
 
+from gdm_lib import pretrained
+from gdm_lib.data import glyphs
 from gdm_lib.likelihoods import Bernoulli, IsotropicGaussian
 from gdm_lib.metrics import (
+    ImageClassifier,
     active_units,
     bits_per_dim,
     dependence,
@@ -195,3 +198,63 @@ def test_quadrature_of_images_does_not_mix_items_up(rng):
     torch.testing.assert_close(got, expected, atol=1e-6, rtol=0)
     with pytest.raises(ValueError, match="latent_dim must be 1 or 2, got 3"):
         log_prob_by_quadrature(lambda z: z, Bernoulli(), x, latent_dim=3)
+
+
+# -- the judge
+
+
+def test_a_classifier_takes_grey_for_equal_colours_and_cuts_off_what_no_picture_shows():
+    torch.manual_seed(0)
+    judge = ImageClassifier(5, size=16)
+    judge.loss(torch.rand(32, 3, 16, 16), torch.arange(32) % 5)  # moves the batch norms
+    grey = torch.rand(7, 1, 16, 16)
+    told = judge.read(grey)
+    assert told.shape == (7, 5)
+    torch.testing.assert_close(told.sum(1), torch.ones(7))
+    assert torch.equal(told, judge.read(grey.repeat(1, 3, 1, 1)))
+    outside = grey + torch.where(grey > 0.5, 1.0, -1.0)
+    assert torch.equal(judge.read(outside), judge.read(outside.clamp(0, 1)))
+    assert not torch.equal(judge.read(outside), told)
+
+
+def test_a_classifier_reads_an_image_alike_in_any_company_and_mode():
+    torch.manual_seed(0)
+    judge, x = ImageClassifier(3, size=8), torch.rand(6, 3, 8, 8)
+    judge.loss(x, torch.arange(6) % 3)
+    alone = torch.cat([judge.read(row[None]) for row in x])
+    before = {name: value.clone() for name, value in judge.state_dict().items()}
+    assert judge.training
+    torch.testing.assert_close(judge.read(x), alone)
+    torch.testing.assert_close(judge.eval().read(x), alone)
+    assert all(torch.equal(value, before[name]) for name, value in judge.state_dict().items())
+
+
+def test_a_classifiers_loss_is_the_cross_entropy_of_its_probabilities():
+    torch.manual_seed(0)
+    judge, x, y = ImageClassifier(4, size=8).eval(), torch.rand(9, 1, 8, 8), torch.arange(9) % 4
+    p = judge.read(x)
+    losses = judge.loss(x, y)
+    torch.testing.assert_close(losses["loss"].detach(), -p[torch.arange(9), y].log().mean())
+    assert float(losses["error"]) == pytest.approx(float((p.argmax(1) != y).float().mean()))
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: ImageClassifier(1), "classes must be at least 2, got 1"),
+        (lambda: ImageClassifier(3, size=20), "size must be a multiple of 8"),
+        (lambda: ImageClassifier(3).read(torch.rand(2, 2, 32, 32)), r"x must .*\(B, 3, 32, 32\)"),
+        (lambda: ImageClassifier(3).read(torch.rand(2, 1, 28, 28)), r"x must .*\(B, 1, 32, 32\)"),
+    ],
+)
+def test_a_classifier_refuses_what_it_cannot_read(make, said):
+    with pytest.raises(ValueError, match=said):
+        make()
+
+
+@pytest.mark.parametrize("preset", [glyphs.LARGE_GLYPHS, glyphs.COLOUR_LARGE_GLYPHS])
+def test_the_books_judge_reads_letters_that_it_has_not_seen(preset):
+    test = glyphs.load(0, 200, seed=7, **preset).test
+    p = pretrained.load("metrics/letters").read(test.x)
+    assert (p.argmax(1) == test.y).float().mean() >= 0.99
+    assert pretrained.build("metrics/letters").classes == len(preset["characters"])

@@ -109,7 +109,7 @@ def test_each_set_of_weights_has_a_recipe_that_its_record_tells(name: str) -> No
 
 
 def test_no_recipe_lacks_its_weights() -> None:
-    for family in ("vae", "flows", "autoregressive"):
+    for family in ("vae", "flows", "autoregressive", "metrics"):
         module = importlib.import_module(f"gdm_lib.recipes.{family}")
         found = {key for key, value in vars(module).items() if isinstance(value, recipes.Recipe)}
         listed = {n.partition("/")[2] for n in pretrained.names() if n.startswith(f"{family}/")}

@@ -14,7 +14,6 @@ __all__ = [  # noqa: RUF022  (in the order of the chapters)
     "mnist_2d",
     "glyph_letters",
     "vqvae_letters",
-    "vqvae_speech",
 ]
 
 
@@ -48,36 +47,5 @@ def vqvae_letters() -> VQVAE:
         level_features=32,
         context_dim=20,
         embed=ClassEmbedding(20, 20),
-    )
-    return model
-
-
-def vqvae_speech() -> VQVAE:
-    """Spoken digits of six voices, 0.55 s at 8 kHz, in 55 codes; ``y`` ``(B, 2)`` is the digit and
-    the speaker, an index into ``data.fsdd.SPEAKERS``. The decoder is told the speaker alone, the
-    prior both."""
-    from gdm_lib.autoregressive.wavenet import WaveNet, dilations
-    from gdm_lib.vae.vqvae import VQVAE, LabelEmbedding
-
-    wavenet = WaveNet((4400,), residual=32, skip=64, dilations=dilations(1, 8), context_dim=16)
-    model = VQVAE.sound(
-        wavenet,
-        strides=(2, 2, 2, 2, 5),
-        count=128,
-        dim=64,
-        width=96,
-        decay=0.99,
-        restart=20,
-        context_dim=16,
-        embed=LabelEmbedding((0, 6), 16),
-    )
-    model.prior = WaveNet(
-        model.grid,
-        levels=128,
-        residual=48,
-        skip=96,
-        dilations=dilations(2, 5),
-        context_dim=32,
-        embed=LabelEmbedding((10, 6), 32),
     )
     return model

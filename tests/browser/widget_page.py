@@ -107,12 +107,12 @@ def wait_for_change(page, root, before: str, what: str, timeout_s: float = 6) ->
     return now
 
 
-def settle(page, root, timeout_s: float = 10) -> str:
-    """The pictures once they have been the same for a quarter of a second."""
+def settle(page, root, timeout_s: float = 10, rest_s: float = 0.25) -> str:
+    """The pictures once they have been the same for a while."""
     give_up = time.monotonic() + timeout_s
     last, since = pictures(root), time.monotonic()
-    while time.monotonic() - since < 0.25:
-        page.wait_for_timeout(50)
+    while time.monotonic() - since < rest_s:
+        page.wait_for_timeout(min(50, 500 * rest_s))
         now = pictures(root)
         if now != last:
             last, since = now, time.monotonic()
@@ -136,16 +136,18 @@ def drive(page, root) -> list[str]:
         What was driven, for the test to hold against what should be there.
     """
     done = []
+    # There are hundreds of moves. A picture that comes later than this is seen by the next one.
+    rest_s = 0.1
     root.scroll_into_view_if_needed()
     wait_until(page, "root => Number(root.dataset.gdmPictures) > 0", root.element_handle())
-    settle(page, root)
+    settle(page, root, rest_s=rest_s)
 
     def label_of(control) -> str:
         return control.evaluate("e => e.labels?.[0]?.textContent || e.ariaLabel || e.textContent")
 
     def moved(before: str, what: str) -> None:
         wait_for_change(page, root, before, what)
-        settle(page, root)
+        settle(page, root, rest_s=rest_s)
         assert not root.evaluate("r => r.dataset.gdmFailed"), root.inner_text()
         done.append(what)
 
@@ -164,7 +166,7 @@ def drive(page, root) -> list[str]:
         name = label_of(slider)
         if float(slider.input_value()) == low:
             put(slider, high)
-            settle(page, root)
+            settle(page, root, rest_s=rest_s)
         for place, value in (("min", low), ("middle", (low + high) / 2), ("max", high)):
             before = pictures(root)
             put(slider, value)
@@ -184,7 +186,7 @@ def drive(page, root) -> list[str]:
         field.press("Enter")
         page.wait_for_timeout(50)
         assert "held to" in root.locator(".gdm-status").inner_text()
-        settle(page, root)
+        settle(page, root, rest_s=rest_s)
     for menu in root.locator("select").all():
         name = label_of(menu)
         for option in menu.evaluate(ROUND, "option"):
@@ -215,12 +217,12 @@ def drive(page, root) -> list[str]:
         if name in ("Reset", "Back", "Play", "Next") and sliders:
             low, high = bounds(sliders[-1])
             put(sliders[-1], high if name in ("Reset", "Back") else low)
-            settle(page, root)
+            settle(page, root, rest_s=rest_s)
         before = pictures(root)
         button.click()
         wait_for_change(page, root, before, f"button {name}")
         if root.get_by_role("button", name="Pause").count():
             root.get_by_role("button", name="Pause").first.click()
-        settle(page, root)
+        settle(page, root, rest_s=rest_s)
         done.append(f"button {name}")
     return done

@@ -155,10 +155,7 @@ class VQVAE2(nn.Module):
     ) -> None:
         super().__init__()
         if len(hierarchy) < 2:
-            raise ValueError(
-                f"hierarchy must have two levels or more, got {len(hierarchy)}; with one it is a "
-                "VQVAE"
-            )
+            raise ValueError(f"hierarchy must have two levels or more, got {len(hierarchy)}")
         if not (isinstance(beta, int | float) and 0 <= beta < math.inf):
             raise ValueError(f"beta must be a finite number from 0, got {beta!r}")
         _check_share("level_dropout", level_dropout)

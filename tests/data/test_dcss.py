@@ -326,6 +326,7 @@ def test_a_tile_that_is_not_what_it_should_be(mirror, pngs, other, message):
         ("mon/photo.png", b"\xff\xd8\xff\xe0\0\x10JFIF", "is not a sound PNG file"),
         ("gui/fog.png", SOUND, "should hold tiles of dngn, effect.*got 'gui/fog.png'; delete it"),
     ],
+    ids=["size", "format", "category"],
 )
 def test_what_unpacking_leaves_out_is_not_read_either(tmp_path, name, content, message):
     path = tmp_path / "tiles.tar"

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from gdm_lib import viz
 from gdm_lib.autoregressive import MADE, PixelCNNpp
+from gdm_lib.autoregressive.gated_pixelcnn import GatedPixelCNN
 from gdm_lib.autoregressive.made import MaskedMLP, random_degrees
 from gdm_lib.autoregressive.wavenet import mu_law_encode
 from gdm_lib.bijections import BatchNorm, Dequantise, Flow, Logit, OneHot, Squeeze
@@ -36,7 +37,8 @@ from gdm_lib.likelihoods import (
 )
 from gdm_lib.metrics import ppca_log_likelihood
 from gdm_lib.nn import ClassEmbedding, mlp
-from gdm_lib.vae import VAE
+from gdm_lib.vae import VAE, BottomPrior
+from gdm_lib.vae.vqvae import AutoregressiveLikelihood
 from tests.helpers import seeded
 from tests.inputs.advice import LIBRARY, place_of, places
 from tests.inputs.follow import followed
@@ -87,6 +89,12 @@ MADE_OF_Y = MADE((2,), (8,), likelihood=Gaussian(), context_dim=3, embed=OneHot(
 COUPLING = AdditiveCoupling(2, mlp((1 + 3, 4, 1)), context_dim=3)
 FREE_COUPLING = AdditiveCoupling(2, mlp((1, 4, 1)))
 FRESH: dict[str, Any] = {"levels": 4, "components": 2, "features": 4, "blocks": 1, "strides": ()}
+TOLD_PIXELS = AutoregressiveLikelihood(
+    GatedPixelCNN((1, 2, 2), levels=2, p=4, layers=1, context_dim=3)
+)
+FINER_CODES = BottomPrior(
+    (1, 2, 2), [(2, 1, 1)], levels=2, p=4, layers=1, blocks=1, level_features=2, classes=3
+)
 FLAT = torch.tensor([[1.0, 0, 0], [-1, 0, 0], [0, 2, 0], [0, -2, 0]])
 CONTEXT = F.one_hot(LABELS, 3).float()
 
@@ -578,6 +586,25 @@ CURES: dict[str, Cure] = {
         lambda: viz.show(plt.figure().add_subplot(), alt="Nothing."),
         "of axes, pass ax.figure",
         lambda _: viz.show(plt.figure().add_subplot().figure, alt="Nothing."),
+    ),
+    # -- codes
+    "an autoregressive likelihood that hears nothing of the decoder": Cure(
+        lambda: AutoregressiveLikelihood(GatedPixelCNN((1, 2, 2), levels=2, p=4, layers=1)),
+        "with context_dim as many features and no embed",
+        lambda _: TOLD_PIXELS,
+        lambda like: like.params_shape((1, 2, 2)) == (3, 2, 2),
+    ),
+    "the mean of an autoregressive likelihood": Cure(
+        lambda: TOLD_PIXELS.mean(torch.zeros(2, 3, 2, 2)),
+        "draw from it, likelihood.sample(params)",
+        lambda _: TOLD_PIXELS.sample(torch.zeros(2, 3, 2, 2), generator=seeded()),
+        lambda x: x.shape == (2, 1, 2, 2) and bool(((x == 0) | (x == 1)).all()),
+    ),
+    "finer codes without the class that their prior is told": Cure(
+        lambda: FINER_CODES.given([torch.zeros(3, 1, 1, dtype=torch.int64)]),
+        "y must have one label for each of 3 items",
+        lambda _: FINER_CODES.given([torch.zeros(3, 1, 1, dtype=torch.int64)], LABELS),
+        lambda y: torch.equal(y, torch.stack([LABELS, torch.zeros_like(LABELS)], 1)),
     ),
 }
 

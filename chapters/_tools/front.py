@@ -111,7 +111,7 @@ def builds_on(blocks: Sequence[Block], name: str) -> tuple[str, ...]:
         name: of the chapter, ``flows/realnvp``.
     """
     for block in walk(blocks):
-        match = re.search(r"\*Builds on:\*(.*?)(?:\*What builds on it|\Z)", block.text, re.DOTALL)
+        match = re.search(r"\*Builds on:\*(.*?)(?:\*What\s+builds\s+on\s+it|\Z)", block.text, re.DOTALL)
         if block.kind == "text" and match:
             folder = os.path.dirname(name)
             found = [

@@ -44,6 +44,7 @@ PICTURES = "_site/static/cards"
 # Seconds: of a word of prose, a line of unfolded code, a displayed equation, a picture or result.
 SECONDS = {"word": 0.3, "line": 5.0, "equation": 20.0, "cell": 15.0}
 STEP = 5  # minutes that a reading time is rounded to
+BUILDS_ON = r"\*Builds on:\*(.*?)(?:\*What\s+builds\s+on\s+it|\Z)"
 LINK = re.compile(r"\[(?:[^\[\]]|\[[^\]]*\])*\]\(([^()#\s]+)\.ipynb(?:#[^()]*)?\)")
 
 
@@ -111,7 +112,7 @@ def builds_on(blocks: Sequence[Block], name: str) -> tuple[str, ...]:
         name: of the chapter, ``flows/realnvp``.
     """
     for block in walk(blocks):
-        match = re.search(r"\*Builds on:\*(.*?)(?:\*What\s+builds\s+on\s+it|\Z)", block.text, re.DOTALL)
+        match = re.search(BUILDS_ON, block.text, re.DOTALL)
         if block.kind == "text" and match:
             folder = os.path.dirname(name)
             found = [

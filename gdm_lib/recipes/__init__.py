@@ -44,6 +44,9 @@ class Recipe:
     """Of the global generator, before the model is built."""
     half: bool = True
     """Store floating-point weights in 16 bits."""
+    examples: Callable[[nn.Module], dict[str, str]] | None = None
+    """What the model makes of a few named test items, such as their codes, as text. The record
+    keeps it, for those who have the weights and not the data."""
 
 
 def names() -> list[str]:
@@ -90,5 +93,7 @@ def train(name: str, *, directory: Path | None = None) -> dict[str, Any]:
         model.load_state_dict(pretrained.as_stored(model, half=made.half))
         metrics = made.evaluate(model.eval())
     facts = {"seed": made.seed, **facts, "seconds": round(seconds, 1), "metrics": metrics}
+    if made.examples is not None:
+        facts["examples"] = made.examples(model)
     pretrained.save(model, name, facts, half=made.half, directory=directory)
     return pretrained.record(name, directory=directory)

@@ -176,6 +176,7 @@ class VQVAE2(nn.Module):
         width: int = 128,
         inner: int = 64,
         blocks: int = 2,
+        stride: int = 4,
         likelihood: Likelihood | None = None,
         beta: float = 0.25,
         decay: float | None = 0.99,
@@ -188,13 +189,15 @@ class VQVAE2(nn.Module):
         on. Defaults are those for ImageNet.
 
         Args:
-            data_shape: ``(C, H, W)``, height and width multiples of ``4 * 2 ** (depth - 1)``.
+            data_shape: ``(C, H, W)``, height and width multiples of ``stride * 2 ** (depth - 1)``.
             depth: ``L``; the paper has 2 for ImageNet and 3 for faces of 1024x1024 pixels.
             count: ``K`` of each level.
             dim: ``D`` of each level.
             width: features of all layers between.
             inner: features within a residual block.
             blocks: residual blocks in each network.
+            stride: how many pixels a side a code of the finest level stands for, 4 as in the
+                paper, or 2, for small pictures with fine detail.
             likelihood: ``IsotropicGaussian()`` if left out.
             beta: see the class.
             decay: see ``VectorQuantiser``.
@@ -204,7 +207,9 @@ class VQVAE2(nn.Module):
         check_count("depth", depth, 2)
         check_counts(width=width, inner=inner)
         check_count("blocks", blocks)
-        halvings = depth + 1
+        if stride not in (2, 4):
+            raise ValueError(f"stride must be 2 or 4, got {stride!r}")
+        halvings = depth - 1 + stride // 2
         shape = check_image("data_shape", data_shape, 2**halvings, f"{halvings} strides of 2")
         likelihood = IsotropicGaussian() if likelihood is None else likelihood
         params = likelihood.params_shape(shape)
@@ -222,7 +227,9 @@ class VQVAE2(nn.Module):
         hierarchy = []
         for i in range(depth):
             below = depth - 1 - i  # finer levels
-            first = [half(width)] if below else [half(shape[0]), nn.ReLU(), half(width)]
+            first = [half(width if below else shape[0])]
+            if not below and stride == 4:
+                first += [nn.ReLU(), half(width)]
             said = dim if i else 0  # of the coarser levels
             finer = (
                 nn.Conv2d(dim + said, width, 3, padding=1),
@@ -233,16 +240,16 @@ class VQVAE2(nn.Module):
                 nn.Sequential(*first, *residual()),
                 nn.Conv2d(width + said, dim, 1),
                 VectorQuantiser(count, dim, decay=decay, restart=restart),
-                grid=(shape[1] // (4 << below), shape[2] // (4 << below)),
+                grid=(shape[1] // (stride << below), shape[2] // (stride << below)),
                 up=nn.Sequential(*(double(dim, dim) for _ in range(below))),
                 finer=nn.Sequential(*finer) if below else None,
             )
             hierarchy.append(level)
+        first_up = [double(width, width), nn.ReLU()] if stride == 4 else []
         decoder = nn.Sequential(
             nn.Conv2d(depth * dim, width, 3, padding=1),
             *residual(),
-            double(width, width),
-            nn.ReLU(),
+            *first_up,
             double(width, channels),
             # Parameters of the likelihood, (P, C, H, W) or (C, H, W).
             nn.Unflatten(1, params[:-2]) if len(params) > 3 else nn.Identity(),
@@ -262,12 +269,14 @@ class VQVAE2(nn.Module):
     def _quantised(self, x: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
         """What is quantised, codes and entries of each level, coarse to fine (algorithm 1)."""
         check_items("x", x, self.data_shape, self.likelihood)
-        levels, features = self._levels(), list[Tensor]()
+        levels = self._levels()
+        features: list[Tensor] = []
         seen = seen_by(levels[-1].encoder, self.likelihood, x)
         for level in reversed(levels):
             seen = through(level.encoder, seen)
             features.append(seen)
-        found, said = list[tuple[Tensor, Tensor, Tensor]](), list[Tensor]()
+        found: list[tuple[Tensor, Tensor, Tensor]] = []
+        said: list[Tensor] = []
         for i, level in enumerate(levels):
             z = through(level.project, torch.cat([features.pop(), *said], 1))
             if z.shape[1:] != (level.quantiser.dim, *level.grid):
@@ -422,7 +431,7 @@ class VQVAE2(nn.Module):
         priors, each code is as likely as another."""
         check_count("n", n)
         self._check_condition(y, n)
-        codes = list[Tensor]()
+        codes: list[Tensor] = []
         for i, level in enumerate(self._levels()):
             if self.priors is None:
                 unit = uniform((n, *level.grid), level.quantiser.codebook, generator)
@@ -660,7 +669,7 @@ class _TopStep(PixelStep):
         ]
         self.across = [layer.horizontal.step(n, width) for layer in self.layers]
         self.outs = [layer.out.step(n, 1) for layer in self.layers]
-        self.from_v = list[Tensor]()
+        self.from_v: list[Tensor] = []
         # Keys beside values, of the pixels seen so far behind the zero.
         self.memory = {
             i: attention.where.new_zeros(n, len(attention.where) + 1, 2 * attention.where.shape[1])

@@ -224,6 +224,20 @@ def test_images_of_the_papers_networks(likelihood):
     assert isinstance(model, LikelihoodModel)
 
 
+@pytest.mark.parametrize("depth", [2, 3])
+def test_a_code_of_the_finest_level_may_stand_for_two_by_two_pixels(depth):
+    options = {"count": 6, "dim": 4, "width": 8, "inner": 4, "blocks": 1}
+    model = VQVAE2.image((3, 16, 32), depth=depth, stride=2, **options)
+    assert model.grids == ((2, 4), (4, 8), (8, 16))[3 - depth :]
+    codes = model.encode(torch.rand(2, 3, 16, 32, generator=seeded()))
+    assert [tuple(c.shape) for c in codes] == [(2, *grid) for grid in model.grids]
+    assert model.decode_mean(codes).shape == (2, 3, 16, 32)
+    # One convolution and one transposed one less than the paper's, both of the finest level.
+    lost = VQVAE2.image((3, 16, 32), depth=depth, **options)
+    halves = [sum(getattr(m, "stride", 0) == (2, 2) for m in n.modules()) for n in (model, lost)]
+    assert halves[1] - halves[0] == 2
+
+
 def test_sizes_of_the_paper():
     with torch.device("meta"):
         model = VQVAE2.image((3, 256, 256))
@@ -785,6 +799,8 @@ def two(top: Tensor | None = None, bottom: Tensor | None = None) -> tuple[Tensor
         (lambda m: m.log_prob(bits(2) * math.nan), "x must"),
         (lambda m: m.sample(-1), "n must be at least 0, got -1"),
         (lambda m: VQVAE2.image((1, 12, 8)), "multiples of 8 for 3 strides of 2, got .1, 12, 8"),
+        (lambda m: VQVAE2.image((1, 8, 6), stride=2), "multiples of 4 for 2 strides of 2"),
+        (lambda m: small(stride=3), "stride must be 2 or 4, got 3"),
         (lambda m: small(depth=1), "depth must be at least 2, got 1"),
         (lambda m: small(beta=-1.0), "beta must be a finite number from 0, got -1.0"),
         (lambda m: small(level_dropout=1.5), "level_dropout must be a number from 0 to 1, got 1.5"),

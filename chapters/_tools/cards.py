@@ -7,6 +7,7 @@ Each is made by the chapter's own model, with reference weights where there are 
 from __future__ import annotations
 
 import io
+import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ from gdm_lib.autoregressive.pixelcnn_pp import PixelCNNpp
 from gdm_lib.flows.glow import Glow
 from gdm_lib.vae.vae import VAE
 from gdm_lib.vae.vqvae import VQVAE
+from gdm_lib.vae.vqvae2 import VQVAE2
 from gdm_lib.viz.style import INK, PALETTE, PAPER
 
 __all__ = ["FOLDER", "MAX_BYTES", "SIZE", "main"]
@@ -286,10 +288,22 @@ def vqvae() -> Image.Image:
         return _mosaic(model.decode_mean(codes).clamp(0, 1), 8)
 
 
+def vqvae2() -> Image.Image:
+    """Test tiles of a game, decoded from the codes that the record keeps."""
+    model = cast("VQVAE2", pretrained.load("vae/vqvae2_tiles"))
+    examples = pretrained.record("vae/vqvae2_tiles")["examples"].values()
+    flat = torch.tensor([list(bytes.fromhex(text)) for text in examples])
+    sizes = [math.prod(grid) for grid in model.grids]
+    parts = zip(flat.split(sizes, 1), model.grids, strict=True)
+    codes = [part.unflatten(1, grid) for part, grid in parts]
+    with torch.no_grad():
+        return _mosaic(model.decode_mean(codes).clamp(0, 1), 8)
+
+
 PICTURES: dict[str, Callable[[], Image.Image]] = {
     draw.__name__: draw
     for draw in (
-        *(vae, vqvae, planar_radial, nice, realnvp, maf, iaf, glow),
+        *(vae, vqvae, vqvae2, planar_radial, nice, realnvp, maf, iaf, glow),
         *(pixelrnn, gated_pixelcnn, wavenet, pixelcnn_pp),
     )
 }

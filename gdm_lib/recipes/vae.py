@@ -322,7 +322,11 @@ def _train_fine_letters(model: nn.Module) -> dict[str, Any]:
     start = time.perf_counter()
     _train_prior(prior, (codes[:, None], train.y), prior_steps)
     took = round(time.perf_counter() - start, 1)
-    return _LETTERS | {"steps": steps, "steps of the prior": prior_steps, "its seconds": took}
+    return _LETTERS | {
+        "steps": steps,
+        "steps of the prior": prior_steps,
+        "its seconds": took,
+    }
 
 
 def _train_two_levels(model: nn.Module) -> dict[str, Any]:
@@ -437,7 +441,7 @@ def _evaluate_tiles(model: nn.Module) -> dict[str, float]:
     vqvae, splits = cast(VQVAE2, model), dcss.load()
     x, y = splits.test.x, splits.test.y
     codes = _all_codes(vqvae, x)
-    result = dict[str, float]()
+    result: dict[str, float] = {"test tiles": len(x)}
     for what, keep in (
         ("both levels", (True, True)),
         ("the top alone", (True, False)),
@@ -447,7 +451,7 @@ def _evaluate_tiles(model: nn.Module) -> dict[str, float]:
         nearest = torch.cdist(made.flatten(1), x.flatten(1)).argmin(1)
         found = (nearest == torch.arange(len(x))).float().mean()
         result[f"mean squared error, {what}"] = round(float((made - x).square().mean()), 5)
-        result[f"nearest to their own tile of {len(x)}, {what}"] = round(float(found), 4)
+        result[f"nearest to their own tile, {what}"] = round(float(found), 4)
     top, bottom = cast(TopPrior, vqvae.priors[0]), cast(BottomPrior, vqvae.priors[1])  # type: ignore[index]
     few = splits.train.x[: len(x)]
     for part, (coarse, fine), of in (
@@ -471,7 +475,7 @@ def _evaluate_tiles(model: nn.Module) -> dict[str, float]:
 def _tile_examples(model: nn.Module) -> dict[str, str]:
     """The codes of the first test tiles, top before bottom, two hexadecimal digits each."""
     test = dcss.load().test
-    levels = _all_codes(cast(VQVAE2, model), test.x[:24])
+    levels = _all_codes(cast(VQVAE2, model), test.x[:40])
     flat = torch.cat([codes.flatten(1) for codes in levels], 1)
     return {
         name: bytes(codes.tolist()).hex() for name, codes in zip(test.names, flat, strict=False)

@@ -37,6 +37,7 @@ ROOT = Path(__file__).parents[2]
 CHAPTERS = {
     "vae/vae": "The variational autoencoder",
     "vae/vqvae": "VQ-VAE",
+    "vae/vqvae2": "VQ-VAE-2",
     "flows/planar_radial": "Planar and radial flows",
     "flows/nice": "NICE",
     "flows/realnvp": "Real NVP",

@@ -427,8 +427,7 @@ class DiscretizedLogisticMixture(nn.Module):
         index = drawn.reshape(*parts[:, :1].shape[:-1], 1)
         chosen = parts.take_along_dim(index, -1).movedim(-1, 2)
         _, means, log_scales, coefficients = self._floor(chosen)
-        levels: list[Tensor] = []
-        seen: list[Tensor] = []
+        levels, seen = list[Tensor](), list[Tensor]()
         for c in range(self.channels):
             mean = _depend(means[:, c], coefficients, seen)
             noise = torch.logit(uniform(mean.shape, mean, generator))

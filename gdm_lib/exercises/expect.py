@@ -8,7 +8,7 @@ equals one of them is told which.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ __all__ = [
     "expect_finite",
     "expect_gradient",
     "expect_gradients",
+    "expect_indices",
     "expect_pair",
     "expect_shape",
     "expect_tensor",
@@ -188,6 +189,26 @@ def expect_close(
             )
             raise Wrong(f"{name} {_verbs(name)[0]} {what}{places}.")
     raise Wrong(f"{name} {_difference(tensor, want, name)}")
+
+
+def expect_indices(
+    got: object, want: Tensor, name: str, faults: Sequence[tuple[Tensor, str]] = ()
+) -> None:
+    """Assert indices, as numbers first: who returns distances isn't told about the dtype.
+
+    Args:
+        got: what the reader's function returned.
+        want: the right indices, int64.
+        name: of the result, in messages.
+        faults: wrong results that are foreseen, and what to say of each.
+
+    Raises:
+        Wrong: the first fault found.
+    """
+    if isinstance(got, Tensor) and not got.is_complex():
+        known = [(value.double(), fault) for value, fault in faults]
+        expect_close(got.double(), want.double(), name, faults=known)
+    expect_tensor(got, want, name)
 
 
 def _difference(got: Tensor, want: Tensor, name: str) -> str:

@@ -17,7 +17,7 @@ from gdm_lib.exercises.expect import (
     expect_close,
     expect_gradient,
     expect_gradients,
-    expect_tensor,
+    expect_indices,
     wave,
 )
 
@@ -112,7 +112,7 @@ def nearest(answer: Callable[..., Tensor]) -> None:
             f"you return {describe(got)}: what `min` gives is the values and where they are. "
             "Return the indices alone."
         )
-    _expect_codes(got, want, "the codes", faults)
+    expect_indices(got, want, "the codes", faults)
 
     # Small integers, of which sums and products are exact: what is equally near stays so.
     grid = torch.tensor([[0, 0], [2, 0], [1, 1], [-1, 0]], dtype=torch.float64)
@@ -121,7 +121,7 @@ def nearest(answer: Callable[..., Tensor]) -> None:
     want = squares.argmin(1)
     last = 3 - squares.flip(1).argmin(1)
     of_last = [(last, "of entries that are equally near you return the last. Return the first.")]
-    _expect_codes(answer(grid, entries), want, "the codes where entries are equally near", of_last)
+    expect_indices(answer(grid, entries), want, "the codes where entries are equally near", of_last)
 
     def right(z: Tensor, codebook: Tensor) -> Tensor:
         return torch.cdist(z, codebook).argmin(1)
@@ -134,12 +134,12 @@ def nearest(answer: Callable[..., Tensor]) -> None:
         "of large vectors": (300 * wave(9, 2), 200 * wave(8, 2, pace=0.9)),
     }
     for what, args in cases.items():
-        _expect_codes(answer(*args), right(*args), f"the codes {what}")
+        expect_indices(answer(*args), right(*args), f"the codes {what}")
 
     z, codebook = wave(2100, 3), wave(6, 3, pace=0.9)
     with _Largest() as made:
         got = answer(z, codebook)
-    _expect_codes(got, right(z, codebook), "the codes of many vectors")
+    expect_indices(got, right(z, codebook), "the codes of many vectors")
     if made.count >= len(z) * codebook.numel():
         raise Wrong(
             "the codes are right, but you make a tensor of N x K x D numbers, the differences of "
@@ -167,16 +167,6 @@ class _Largest(TorchFunctionMode):
     def __exit__(self, *error: object) -> None:
         with suppress(RuntimeError):  # it is over already: the sandbox ends what is in force
             super().__exit__(*error)
-
-
-def _expect_codes(
-    got: object, want: Tensor, name: str, faults: list[tuple[Tensor, str]] | None = None
-) -> None:
-    """Assert indices. As numbers first: who returns distances shan't hear about the dtype."""
-    if isinstance(got, Tensor) and not got.is_complex():
-        known = [(value.double(), fault) for value, fault in faults or []]
-        expect_close(got.double(), want.double(), name, faults=known)
-    expect_tensor(got, want, name)
 
 
 def straight_through(answer: Callable[..., Tensor]) -> None:

@@ -16,9 +16,9 @@ from gdm_lib.exercises.expect import (
     expect_finite,
     expect_gradient,
     expect_gradients,
+    expect_indices,
     wave,
 )
-from gdm_lib.exercises.vae.vqvae import _expect_codes
 
 __all__ = ["attend_before", "best_of_each", "drop_bottom", "spread"]
 
@@ -515,7 +515,7 @@ def best_of_each(answer: Callable[..., Tensor]) -> None:
         (torch.arange(len(y)), "you keep all samples. Keep the share `keep` of each label."),
         *_unsorted(got, want),
     ]
-    _expect_codes(got, want, "the indices", [(value.double(), fault) for value, fault in faults])
+    expect_indices(got, want, "the indices", [(value.double(), fault) for value, fault in faults])
 
     cases = {
         "of a single sample": (wave(1), torch.tensor([4]), 0.3),
@@ -527,7 +527,7 @@ def best_of_each(answer: Callable[..., Tensor]) -> None:
         "of many samples": (wave(67), (4 * wave(67, pace=0.9).abs()).long(), 0.24),
     }
     for what, args in cases.items():
-        _expect_codes(answer(*args), _best(*args), f"the indices {what}")
+        expect_indices(answer(*args), _best(*args), f"the indices {what}")
 
 
 def _best(scores: Tensor, y: Tensor, keep: float) -> Tensor:

@@ -85,28 +85,38 @@ glyph_letters = Recipe(
 # VQ-VAE: letters in colour, and the prior over their codes, which is told the letter
 
 
-def _train_letters(model: nn.Module) -> dict[str, Any]:
-    vqvae, items, batch, steps, prior_steps = cast(VQVAE, model), 60_000, 32, 6000, 12_000
-    train = glyphs.load(items, 0, **glyphs.COLOUR_LARGE_GLYPHS).train
+def _train_prior(
+    prior: nn.Module, data: tuple[Tensor, Tensor], steps: int, batch_size: int = 16
+) -> None:
     fit(
-        vqvae,
-        train.x,
+        prior,
+        data,
         steps=steps,
-        batch_size=batch,
+        batch_size=batch_size,
+        optimizer=partial(Adam, lr=2e-3),
+        schedule=cosine(steps),
+        clip_grad_norm=100.0,
+    )
+
+
+def _fit_codes(model: nn.Module, x: Tensor, steps: int) -> None:
+    fit(
+        model,
+        x,
+        steps=steps,
+        batch_size=32,
         optimizer=partial(Adam, lr=1e-3),
         schedule=cosine(steps),
     )
+
+
+def _train_letters(model: nn.Module) -> dict[str, Any]:
+    vqvae, items, batch, steps, prior_steps = cast(VQVAE, model), 60_000, 32, 6000, 12_000
+    train = glyphs.load(items, 0, **glyphs.COLOUR_LARGE_GLYPHS).train
+    _fit_codes(vqvae, train.x, steps)
     codes = torch.cat([vqvae.encode(part) for part in train.x.split(500)])
     prior = cast(GatedPixelCNN, vqvae.prior)
-    fit(
-        prior,
-        (codes[:, None], train.y),
-        steps=prior_steps,
-        batch_size=batch,
-        optimizer=partial(Adam, lr=2e-3),
-        schedule=cosine(prior_steps),
-        clip_grad_norm=100.0,
-    )
+    _train_prior(prior, (codes[:, None], train.y), prior_steps, batch)
     return {
         "data": f"glyphs: {items:,} capitals in colour, 32x32, upright fonts in two weights",
         "batch size": batch,
@@ -282,31 +292,6 @@ vqvae_speech = Recipe(_train_speech, _evaluate_speech, examples=_speech_examples
 
 # VQ-VAE-2: the same letters in one fine grid, and in two. The autoencoders take the same steps; of
 # the priors' steps there are so many that both take about the same time.
-
-
-def _train_prior(
-    prior: nn.Module, data: tuple[Tensor, Tensor], steps: int, batch_size: int = 16
-) -> None:
-    fit(
-        prior,
-        data,
-        steps=steps,
-        batch_size=batch_size,
-        optimizer=partial(Adam, lr=2e-3),
-        schedule=cosine(steps),
-        clip_grad_norm=100.0,
-    )
-
-
-def _fit_codes(model: nn.Module, x: Tensor, steps: int) -> None:
-    fit(
-        model,
-        x,
-        steps=steps,
-        batch_size=32,
-        optimizer=partial(Adam, lr=1e-3),
-        schedule=cosine(steps),
-    )
 
 
 _LETTERS = {"data": "glyphs: 60,000 capitals in colour, 32x32, upright fonts in two weights"}

@@ -38,7 +38,10 @@ def _evaluate(model):
     weight = model[0].weight.double()
     return {"sum": weight.sum().item(), "noise": torch.rand(()).item()}
 
-small = Recipe(_train, _evaluate, seed=5)
+def _examples(model):
+    return {"first": model[0].weight[0].double().tolist().__repr__()}
+
+small = Recipe(_train, _evaluate, seed=5, examples=_examples)
 exact = Recipe(_train, _evaluate, half=False)
 large = Recipe(_train, _evaluate)
 """
@@ -75,6 +78,13 @@ def test_what_is_trained_is_measured_stored_and_loaded(weights: Path) -> None:
     recipes.train("toy/exact", directory=weights)
     weight = pretrained.load("toy/exact", directory=weights)[0].weight
     assert not torch.equal(weight.half().float(), weight)
+
+
+def test_examples_are_of_the_weights_that_are_stored(weights: Path) -> None:
+    told = recipes.train("toy/small", directory=weights)["examples"]
+    model = pretrained.load("toy/small", directory=weights)
+    assert told == {"first": repr(model[0].weight[0].double().tolist())}
+    assert "examples" not in recipes.train("toy/exact", directory=weights)
 
 
 def test_recipes_repeat_from_their_own_seed(weights: Path) -> None:

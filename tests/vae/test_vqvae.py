@@ -6,7 +6,9 @@ import math
 import pytest
 import torch
 from sklearn.cluster import KMeans
-from torch import nn
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from gdm_lib.autoregressive.gated_pixelcnn import GatedPixelCNN
 from gdm_lib.autoregressive.wavenet import WaveNet
@@ -689,3 +691,33 @@ def test_the_networks_for_sound_keep_what_passes_through_as_large_as_it_is():
 def test_bad_sounds_are_refused_by_name(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+class Allocated(TorchDispatchMode):
+    """How many numbers all operations together put out, and the largest of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = self.largest = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in pytree.tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                self.total += tensor.numel()
+                self.largest = max(self.largest, tensor.numel())
+        return out
+
+
+def test_memory_grows_linearly_with_the_vectors():
+    """Of a part of them at a time there are all distances, and never all differences."""
+    count, dim, part = 32, 8, 1024
+    model = VectorQuantiser(count, dim, decay=0.9).train()
+    model(normal(64, dim, dtype=torch.float32))  # entries that were never chosen behave otherwise
+    used = []
+    for n in (2 * part, 3 * part, 4 * part):
+        with torch.no_grad(), Allocated() as memory:
+            model(normal(n, dim, dtype=torch.float32))
+        assert memory.largest == part * count
+        used.append(memory.total)
+    assert used[1] - used[0] == used[2] - used[1] > 0
